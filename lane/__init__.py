@@ -1,0 +1,23 @@
+"""AMQP in batches: deliveries in, confirmed messages out. It knows nothing of predictions.
+
+An `Inbox` yields lists of deliveries and takes their settlements; an `Outbox` takes lists of messages and
+reports, in lists, what became of each. Each keeps a connection of its own and brings it back when it ends.
+"""
+
+from lane.connection import BrokerRefused
+from lane.inbox import Inbox
+from lane.outbox import Outbox
+from lane.port import Binding, Delivery, Fate, Message, Properties, QueueSpec, Settlement
+
+__all__ = [
+    "Binding",
+    "BrokerRefused",
+    "Delivery",
+    "Fate",
+    "Inbox",
+    "Message",
+    "Outbox",
+    "Properties",
+    "QueueSpec",
+    "Settlement",
+]

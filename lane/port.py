@@ -1,0 +1,118 @@
+"""The values that cross the lane's border.
+
+Text that belongs to others (identifiers, addresses, header values) stays bytes from end to end: AMQP 0-9-1
+gives it no encoding, and what is never decoded can never fail to decode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """The basic properties that a user of the lane may need (AMQP 0-9-1 section 4.2.6.1); None means absent.
+
+    `headers` holds the headers that the inbox was told to look for; one whose value is not a string is there
+    with the value None.
+    """
+
+    content_type: bytes | None = None
+    content_encoding: bytes | None = None
+    correlation_id: bytes | None = None
+    message_id: bytes | None = None
+    reply_to: bytes | None = None
+    expiration: bytes | None = None
+    type: bytes | None = None
+    user_id: bytes | None = None
+    headers: Mapping[bytes, bytes | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One message as it was delivered, and the handle by which it is settled.
+
+    `epoch` names the incarnation of the channel that `tag` belongs to: a tag of an ended one is never written.
+    """
+
+    queue: str
+    body: bytes
+    properties: Properties
+    redelivered: bool
+    tag: int
+    epoch: int
+
+
+class Settlement(Enum):
+    """What to tell the broker about a delivery.
+
+    ACK: done. REQUEUE: not started, give it to somebody else (`basic.nack`, which RabbitMQ 4.3 does not count
+    as an attempt). DEAD_LETTER: nobody can do this (`basic.reject` without requeue).
+    """
+
+    ACK = auto()
+    REQUEUE = auto()
+    DEAD_LETTER = auto()
+
+
+@dataclass(slots=True)
+class Message:
+    """One message to publish.
+
+    Args:
+        routing_key: on the exchange that the outbox was given.
+        body: the content.
+        properties: what to send; `headers` are written as strings, those with the value None left out.
+        mandatory: ask for the message back when no queue takes it.
+        retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
+        token: handed back with the message's fate; the lane never looks at it.
+    """
+
+    routing_key: bytes
+    body: bytes
+    properties: Properties
+    mandatory: bool = True
+    retry: bool = True
+    token: Any = None
+
+
+class Fate(Enum):
+    """What became of a published message.
+
+    CONFIRMED: the broker has it. RETURNED: no queue took it. REFUSED: the broker would not have it (nack, or a
+    queue that is full, or over a size limit). ABANDONED: given up, it may or may not have arrived.
+    """
+
+    CONFIRMED = auto()
+    RETURNED = auto()
+    REFUSED = auto()
+    ABANDONED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A direct exchange that feeds a queue."""
+
+    exchange: str
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A queue, and how it is declared when it is declared.
+
+    Args:
+        name: the queue's name.
+        durable, exclusive: as in `queue.declare`.
+        arguments: `x-` arguments.
+        binding: also declare this exchange, durable and direct, and bind the queue to it.
+        consume: False declares the queue and leaves it to others (a dead-letter queue, say).
+    """
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    binding: Binding | None = None
+    consume: bool = True

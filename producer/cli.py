@@ -1,0 +1,80 @@
+"""The requester's commands; nothing else."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from producer.client import Prediction, PredictionClient
+from producer.errors import PredictionError
+
+OK, FAILED, USAGE = 0, 1, 2
+
+cli = typer.Typer(
+    name="producer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ask models for predictions over RabbitMQ.",
+)
+
+
+def main() -> None:
+    """The console script."""
+    cli()
+
+
+@cli.callback()
+def _commands() -> None:
+    """Keeps `ask` a command of its own while there are few."""
+
+
+@cli.command()
+def ask(
+    model: Annotated[str, typer.Argument(help="the model's name")],
+    features: Annotated[str, typer.Argument(metavar="JSON", help='its input, e.g. \'{"pair": "ETH/EUR"}\'')],
+    timeout: Annotated[float, typer.Option(min=0.001, help="seconds to wait")] = 30.0,
+    cache_control: Annotated[str | None, typer.Option(help="RFC 9111 directives, e.g. no-cache or max-age=5")] = None,
+    tenant: Annotated[str | None, typer.Option(help="namespace of the cached answer")] = None,
+    namespace: Annotated[str, typer.Option(envvar="RESPONDER_NAMESPACE", help="the responders' namespace")] = "",
+    amqp_url: Annotated[
+        str,
+        typer.Option(envvar="AMQP_URL", show_default=False, help="the broker [default: amqp://guest:guest@localhost/]"),
+    ] = "amqp://guest:guest@localhost/",
+    as_json: Annotated[bool, typer.Option("--json", help="the result and where it came from, as JSON")] = False,  # noqa: FBT002
+) -> None:
+    """Ask one question and print the answer; exit status 1 if there is none."""
+    try:
+        value = json.loads(features)
+    except ValueError as error:
+        typer.echo(f"JSON: not a JSON value: {error}", err=True)
+        raise typer.Exit(USAGE) from None
+
+    async def call() -> Prediction:
+        async with PredictionClient(amqp_url, namespace=namespace, connect_timeout_s=min(timeout, 10.0)) as client:
+            return await client.ask(model, value, timeout=timeout, cache_control=cache_control, tenant=tenant)
+
+    try:
+        prediction = asyncio.run(call())
+    except PredictionError as error:
+        _show_error(error, as_json=as_json)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if as_json:
+        facts = asdict(prediction) | {"cache_status": prediction.cache_status.encode().decode()}
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(json.dumps(prediction.value))
+    source = f"{prediction.cache_status.kind}, model {prediction.model} {prediction.model_version}"
+    typer.echo(f"{source}, {prediction.duration_ms} ms", err=True)
+
+
+def _show_error(error: PredictionError, *, as_json: bool) -> None:
+    if as_json:
+        facts: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+        typer.echo(json.dumps({"error": facts | {"details": error.details}}))
+        return
+    typer.echo(f"{error.code}: {error.message}", err=True)

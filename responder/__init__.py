@@ -1,0 +1,19 @@
+"""A prediction responder on RabbitMQ. What a model's owner needs is importable from here."""
+
+from responder.predictor import Answer, InvalidInput, Unavailable, predictor
+
+__all__ = ["Answer", "InvalidInput", "Responder", "Settings", "Unavailable", "predictor"]
+
+
+def __getattr__(name: str) -> object:
+    """Load the service only when it is asked for, so that a module of models imports in milliseconds."""
+    if name == "Responder":
+        from responder.app import Responder
+
+        return Responder
+    if name == "Settings":
+        from responder.settings import Settings
+
+        return Settings
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

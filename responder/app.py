@@ -1,0 +1,161 @@
+"""The composition root: builds everything on one exit stack, and runs until it is told to stop."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from lane import Inbox, Outbox
+from responder.cache import Cache
+from responder.cache.memory import MemoryCache
+from responder.cache.redis import RedisCache
+from responder.health import health_server
+from responder.logs import logger
+from responder.metrics import Metrics
+from responder.model import ServedModel
+from responder.pipeline import Pipeline
+from responder.predictor import Predictor
+from responder.settings import Settings
+from responder.topology import request_queue, topology
+from responder.wire import HEADERS, Intake, ReplyPolicy
+
+log = logger(__name__)
+
+
+class Responder:
+    """A responder in one's own asyncio program: `async with Responder([price], Settings()): ...`.
+
+    It serves from the moment it is entered. Leaving drains it: nothing is lost, and it takes at most the grace
+    period.
+
+    Args:
+        predictors: what to serve.
+        settings: see `responder.settings`; read from the environment by default.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], settings: Settings | None = None) -> None:
+        self._settings = settings or Settings.from_environment()
+        self._models = [
+            ServedModel(
+                one,
+                namespace=self._settings.namespace,
+                max_depth=self._settings.max_depth,
+                max_reply_bytes=self._settings.max_reply_bytes,
+            )
+            for one in predictors
+        ]
+        self._metrics = Metrics()
+        self._stack = AsyncExitStack()
+        self._inbox = self._build_inbox()
+        self._pipeline: Pipeline | None = None
+        self._outbox: Outbox | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.health_port: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Responder {self._pipeline!r}>"
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps it from answering: nothing when it is ready."""
+        parts = [f"model {model.name}: not loaded" for model in self._models if not model.is_loaded]
+        if not self._inbox.is_consuming:
+            parts.append("broker: not consuming")
+        if self._outbox is None or not self._outbox.is_up:
+            parts.append("broker: cannot reply")
+        return parts
+
+    async def ready(self) -> None:
+        """Wait until it consumes."""
+        await self._inbox.consuming()
+        if self._outbox is not None:
+            await self._outbox.up()
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            await self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.drain()
+        finally:
+            await self._stack.aclose()
+
+    async def drain(self) -> bool:
+        """Stop consuming and finish; True when nothing had to be handed back half-done."""
+        if self._pipeline is None:
+            return True
+        finished = await self._pipeline.drain(self._settings.grace_s)
+        if self._running is not None:
+            await self._running
+        self._pipeline = None
+        log.info("drained", finished=finished)
+        return finished
+
+    async def _start(self) -> None:
+        """In order; what is started later stops earlier."""
+        settings, enter = self._settings, self._stack.enter_async_context
+        if settings.health_port is not None:
+            self.health_port = await enter(
+                health_server(
+                    settings.health_host, settings.health_port, not_ready=lambda: self.missing, metrics=self._metrics
+                )
+            )
+        cache = self._build_cache()
+        self._stack.push_async_callback(cache.close)
+        for model in self._models:
+            self._stack.push_async_callback(model.close)
+            await model.load()
+            log.info("model_loaded", model=model.name, version=model.version)
+        pipeline = Pipeline(
+            models={request_queue(settings.namespace, model.name): model for model in self._models},
+            inbox=self._inbox,
+            cache=cache,
+            pending=settings.pending,
+            intake=Intake(settings.max_body_bytes, settings.tenant_from_user_id, self._metrics.count_odd),
+            policy=ReplyPolicy(
+                own=f"{settings.namespace}predictions".encode(), pattern=re.compile(settings.reply_to_pattern.encode())
+            ),
+            metrics=self._metrics,
+        )
+        self._outbox = await enter(
+            Outbox(
+                settings.amqp_url.get_secret_value(),
+                name="responder replies",
+                exchange=settings.reply_exchange,
+                heartbeat_s=settings.heartbeat_s,
+                on_fate=pipeline.settle_fates,
+            )
+        )
+        await enter(self._inbox)
+        self._pipeline = pipeline
+        self._running = asyncio.create_task(pipeline.run(self._outbox), name="pipeline")
+
+    def _build_inbox(self) -> Inbox:
+        settings = self._settings
+        return Inbox(
+            settings.amqp_url.get_secret_value(),
+            topology(
+                settings.namespace,
+                [model.name for model in self._models],
+                queue_type=settings.queue_type,
+                max_length=settings.max_queue_length,
+            ),
+            name="responder requests",
+            prefetch=settings.prefetch,
+            heartbeat_s=settings.heartbeat_s,
+            headers=HEADERS,
+            declare=settings.declare_topology,
+        )
+
+    def _build_cache(self) -> Cache:
+        url = self._settings.redis_url.get_secret_value()
+        if url == "memory://":
+            return MemoryCache()
+        return RedisCache(url, timeout_s=self._settings.redis_timeout_s)

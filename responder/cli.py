@@ -1,0 +1,132 @@
+"""The operator's commands; nothing else."""
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from responder.app import Responder
+from responder.logs import logger, set_up_logs
+from responder.predictor import InvalidPredictor, Predictor, find_predictors
+from responder.settings import InvalidSettings, Settings
+from responder.topology import request_queue
+
+log = logger(__name__)
+
+OK, FAILED, USAGE = 0, 1, 2
+
+cli = typer.Typer(
+    name="responder",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Answer prediction requests from RabbitMQ, with one model call for identical requests.",
+)
+Models = Annotated[list[str], typer.Argument(metavar="MODULE:NAME...", help="predictors, e.g. examples.price:price")]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+
+def main() -> None:
+    """The console script."""
+    cli()
+
+
+@cli.callback()
+def _commands() -> None:
+    """Keeps `serve` a command of its own while there are few."""
+
+
+@cli.command()
+def serve(models: Models) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, then drain.
+
+    Settings come from AMQP_URL, REDIS_URL and RESPONDER_*; `responder check` shows them.
+    """
+    predictors, settings = _load(models)
+    set_up_logs(settings.log, settings.log_level)
+    raise typer.Exit(_run(predictors, settings))
+
+
+@cli.command()
+def check(models: Models, as_json: AsJson = False) -> None:  # noqa: FBT002 - a command-line flag
+    """Check the settings and the models without serving, and show what is in force."""
+    predictors, settings = _load(models)
+    facts = {
+        "settings": json.loads(settings.model_dump_json()),
+        "models": [
+            {
+                "name": one.name,
+                "version": one.version,
+                "queue": request_queue(settings.namespace, one.name),
+                "ttl_s": one.ttl_s,
+                "timeout_s": one.timeout_s,
+                "concurrency": one.concurrency,
+                "runs": "on the event loop" if one.is_async else "in threads",
+                "input": one.input_type.model_json_schema(),
+            }
+            for one in predictors
+        ],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts["settings"].items():
+        typer.echo(f"{name:20} {value}")
+    for one in predictors:
+        typer.echo(
+            f"{one.name} {one.version}: queue {request_queue(settings.namespace, one.name)}, ttl {one.ttl_s:g} s"
+        )
+
+
+def _load(models: list[str]) -> tuple[list[Predictor], Settings]:
+    try:
+        return find_predictors(models), Settings.from_environment()
+    except (InvalidSettings, InvalidPredictor) as error:
+        _wrong_usage(str(error))
+
+
+def _wrong_usage(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(USAGE)
+
+
+def _run(predictors: list[Predictor], settings: Settings) -> int:
+    if sys.platform == "win32":
+        return asyncio.run(_serve(predictors, settings))
+    import uvloop
+
+    return uvloop.run(_serve(predictors, settings))
+
+
+async def _serve(predictors: list[Predictor], settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with asyncio.timeout(None), Responder(predictors, settings) as responder:
+            await _announce(responder, predictors, stop)
+            await stop.wait()
+            log.info("stopping", grace_s=settings.grace_s)
+            # The second signal means now: whatever is unfinished goes back to the queue with the connection.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, lambda: sys.exit(FAILED))
+            finished = await responder.drain()
+    except (OSError, ValueError) as error:
+        log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
+        return FAILED
+    return OK if finished else FAILED
+
+
+async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
+    """Say when it is ready, or stop being asked."""
+    ready = asyncio.ensure_future(responder.ready())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        log.info("ready", models=[one.name for one in predictors], health_port=responder.health_port)
+    ready.cancel()
+    stopped.cancel()

@@ -1,0 +1,144 @@
+"""Where a model runs: on the event loop, or in threads. Permits bound how many calls run at once."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from responder.predictor import Predictor
+
+
+class ModelTimeout(Exception):
+    """One call took longer than the model's own limit."""
+
+
+class Crashed(Exception):
+    """The model ended its call with something that is not an `Exception`, such as `SystemExit`."""
+
+
+class Execution(Protocol):
+    """How one model is loaded, called and closed."""
+
+    async def load(self) -> None:
+        """Make the model ready; runs once, before the first call."""
+
+    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+        """Wait for a permit, tell `on_start`, and run the model.
+
+        Raises:
+            ModelTimeout: the call took longer than the model's limit.
+            Exception: whatever the model raised.
+        """
+
+    async def close(self) -> None:
+        """Let the model clean up."""
+
+
+def execution_of(predictor: Predictor) -> Execution:
+    """Async predictors run on the event loop, others in threads."""
+    return LoopExecution(predictor) if predictor.is_async else ThreadExecution(predictor)
+
+
+class LoopExecution:
+    """Runs an async model on the event loop. A call over its limit is cancelled."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._permits = asyncio.Semaphore(predictor.concurrency)
+        self._model: Any = None
+
+    async def load(self) -> None:
+        self._model = self._predictor.instantiate()
+        await _hook(self._model, "load")
+
+    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+        predict = getattr(self._model, "predict", self._model)
+        async with self._permits:
+            on_start()
+            limit = asyncio.timeout(self._predictor.timeout_s)
+            try:
+                async with limit:
+                    return await predict(value)
+            except TimeoutError:
+                if limit.expired():
+                    raise ModelTimeout from None
+                raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise Crashed(repr(error)) from error
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise Crashed("the model cancelled itself") from error
+
+    async def close(self) -> None:
+        await _hook(self._model, "close")
+
+
+class ThreadExecution:
+    """Runs a blocking model in threads of its own.
+
+    A thread cannot be stopped: a call over its limit is given up, and its permit comes back when the thread does.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._permits = asyncio.Semaphore(predictor.concurrency)
+        self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"model-{predictor.name}")
+        self._model: Any = None
+
+    async def load(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._model = await loop.run_in_executor(self._threads, self._predictor.instantiate)
+        await loop.run_in_executor(self._threads, lambda: _blocking_hook(self._model, "load"))
+
+    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+        loop = asyncio.get_running_loop()
+        predict = getattr(self._model, "predict", self._model)
+        await self._permits.acquire()
+        on_start()
+        outcome: Future[tuple[Any, BaseException | None]] = self._threads.submit(_outcome, predict, value)
+        outcome.add_done_callback(lambda _: loop.call_soon_threadsafe(self._permits.release))
+        waiting = asyncio.wrap_future(outcome)
+        done, _ = await asyncio.wait({waiting}, timeout=self._predictor.timeout_s)
+        if not done:
+            raise ModelTimeout
+        result, error = waiting.result()
+        if error is None:
+            return result
+        if isinstance(error, Exception):
+            raise error
+        raise Crashed(repr(error)) from error
+
+    async def close(self) -> None:
+        try:
+            if self._model is not None:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._threads, lambda: _blocking_hook(self._model, "close")
+                )
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
+    """A result or an error as a value: a future refuses StopIteration, and SystemExit would end the thread."""
+    try:
+        return predict(value), None
+    except StopIteration as error:
+        return None, RuntimeError(f"the model raised {error!r}")
+    except BaseException as error:  # noqa: BLE001 - it is handed on as a value
+        return None, error
+
+
+async def _hook(model: Any, name: str) -> None:
+    hook = getattr(model, name, None)
+    if callable(hook):
+        result = hook()
+        if asyncio.iscoroutine(result):
+            await result
+
+
+def _blocking_hook(model: Any, name: str) -> None:
+    hook = getattr(model, name, None)
+    if callable(hook):
+        hook()

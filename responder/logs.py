@@ -1,0 +1,55 @@
+"""Structured logs: JSON for machines, a console for people. No bodies, no secrets."""
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+
+def logger(name: str) -> Any:
+    """A logger of key-value events."""
+    return structlog.stdlib.get_logger(name)
+
+
+def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
+    """Send our events and the libraries' log lines to standard error, one line each.
+
+    Args:
+        style: None chooses the console on a terminal and JSON elsewhere.
+        level: the least severe level that is shown, e.g. `INFO`.
+    """
+    chosen = style or ("console" if sys.stderr.isatty() else "json")
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if chosen == "json":
+        renderers: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # Their own reports of lost connections repeat, with tracebacks, what the lane says in one line.
+    for noisy in ("aio_pika", "aiormq"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)

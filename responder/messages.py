@@ -1,0 +1,68 @@
+"""What passes between the wire and the service: a request that can be answered, and its reply."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from schemas import NO_DIRECTIVES, NO_STATUS, CacheStatus, Code, Directives
+
+if TYPE_CHECKING:
+    from responder.model import ServedModel
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One question. Times are of the event loop's clock, in seconds.
+
+    Args:
+        model: who is asked.
+        body: the raw input.
+        tenant: the namespace of its key.
+        received_at: when it came.
+        deadline: when nobody waits for it any more; at most the model's own limit after its receipt.
+        has_deadline: whether the requester set one.
+        directives: what it asks of the cache.
+        token: how the wire finds the requester again; the service never looks at it.
+    """
+
+    model: "ServedModel"
+    body: bytes
+    tenant: bytes
+    received_at: float
+    deadline: float
+    has_deadline: bool = False
+    directives: Directives = NO_DIRECTIVES
+    token: Any = None
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a model call ended, for everyone who waited for it.
+
+    Args:
+        body: the reply body.
+        code: None for a result.
+        ttl_s: how long it may be cached; 0 for not at all.
+        duration_ms: how long the model took.
+        retry_after_ms: for errors that may pass.
+        status: where it came from, as the one who led sees it.
+        age_s: of an answer out of the cache.
+    """
+
+    body: bytes
+    code: Code | None = None
+    ttl_s: float = 0.0
+    duration_ms: int = 0
+    retry_after_ms: int | None = None
+    status: CacheStatus = NO_STATUS
+    age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What to send for one request."""
+
+    request: Request
+    outcome: Outcome
+    status: CacheStatus

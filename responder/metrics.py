@@ -1,0 +1,53 @@
+"""Prometheus counters of the service, counted per batch with labels that are looked up once."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+from lane import Fate
+from responder.messages import Outcome
+from schemas import CacheStatus
+
+
+class Metrics:
+    """What an operator counts. Labels are bounded: models and codes are ours, nothing comes from a message."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._replies = Counter(
+            "responder_replies",
+            "Replies by model, outcome (ok or the error code) and cache status.",
+            ("model", "outcome", "cache"),
+            registry=self.registry,
+        )
+        self._fates = Counter(
+            "responder_reply_fates",
+            "What became of replies after they were written.",
+            ("fate",),
+            registry=self.registry,
+        )
+        self._odd = Counter(
+            "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
+        )
+
+    def count_replies(self, replies: Iterable[tuple[str, Outcome, CacheStatus]]) -> None:
+        """Count a batch of replies: model, outcome and status of each."""
+        tally = Tally(
+            (model, outcome.code.name if outcome.code else "ok", status.kind) for model, outcome, status in replies
+        )
+        for labels, count in tally.items():
+            self._replies.labels(*labels).inc(count)
+
+    def count_fates(self, fates: Iterable[Fate]) -> None:
+        """Count what became of a batch of replies."""
+        for fate, count in Tally(fates).items():
+            self._fates.labels(fate.name.lower()).inc(count)
+
+    def count_odd(self, kind: str) -> None:
+        """Count one oddity; `kind` is one of a few words of ours."""
+        self._odd.labels(kind).inc()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,162 @@
+"""One model as it is served: its predictor, where it runs, its keys and its flights."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from responder.execution import Crashed, ModelTimeout, execution_of
+from responder.keys import Keyring, Memo, canonical_digest, fingerprint
+from responder.logs import logger
+from responder.messages import Outcome, Request
+from responder.predictor import Answer as ModelAnswer
+from responder.predictor import InvalidInput, OutputInvalid, Predictor, Unavailable
+from responder.reading import Refused, read_input
+from schemas import Code, encode_failure, encode_result
+from schemas.canonical import NotCanonical, canonical_bytes
+
+log = logger(__name__)
+
+_RECENT = 0.1  # weight of the newest duration in the running mean
+
+
+class ServedModel:
+    """Loads a predictor, makes its keys and turns every ending of a call into an outcome.
+
+    Args:
+        predictor: what its owner wrote.
+        namespace: see `Keyring`.
+        max_depth: of the JSON of an input.
+        max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
+    """
+
+    def __init__(self, predictor: Predictor, *, namespace: str, max_depth: int, max_reply_bytes: int) -> None:
+        self.predictor = predictor
+        self.name = predictor.name
+        self.version = predictor.version
+        self.is_loaded = False
+        self._namespace = namespace
+        self._max_depth = max_depth
+        self._max_reply_bytes = max_reply_bytes
+        self._execution = execution_of(predictor)
+        self._memo = Memo()
+        self._keys: Keyring | None = None
+        self._mean_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<ServedModel {self.name} {self.version} {'loaded' if self.is_loaded else 'not loaded'}>"
+
+    @property
+    def keys(self) -> Keyring:
+        """Whose keys; known once the model is loaded, because its files' bytes are part of them."""
+        if self._keys is None:
+            msg = f"model {self.name} is not loaded"
+            raise RuntimeError(msg)
+        return self._keys
+
+    async def load(self) -> None:
+        """Load the model and fingerprint its files."""
+        await self._execution.load()
+        self._keys = Keyring(
+            namespace=self._namespace,
+            model=self.name,
+            version=self.version,
+            fingerprint=fingerprint(self.predictor.artefacts),
+        )
+        self.is_loaded = True
+
+    async def close(self) -> None:
+        """Let the model clean up."""
+        self.is_loaded = False
+        await self._execution.close()
+
+    def read(self, body: bytes) -> BaseModel:
+        """Validate an input.
+
+        Raises:
+            Refused: 400 INVALID_ARGUMENT.
+        """
+        return read_input(body, self.predictor.input_type, max_depth=self._max_depth)
+
+    def digest_of(self, request: Request) -> bytes:
+        """The key of a request's answer.
+
+        Raises:
+            Refused: 400 INVALID_ARGUMENT.
+        """
+        known = self._memo.get(request.body)
+        if known is None:
+            try:
+                known = canonical_digest(canonical_bytes(self.read(request.body)))
+            except NotCanonical as error:
+                raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+            self._memo.put(request.body, known)
+        return self.keys.digest(request.tenant, known)
+
+    def retry_after_ms(self, waiting: int) -> int:
+        """When a new miss may find room, by the model's recent durations and those who wait already."""
+        return max(1, round(self._mean_s * 1000 * waiting / self.predictor.concurrency))
+
+    async def answer(self, body: bytes, on_start: Callable[[], None]) -> Outcome:
+        """Call the model once. Every ending of the call is an outcome; nothing is raised but cancellation."""
+        began = 0.0
+
+        def start() -> None:
+            nonlocal began
+            began = time.monotonic()
+            on_start()
+
+        try:
+            output = await self._execution.call(self.read(body), start)
+            outcome = self._result(output)
+        except Refused as refusal:
+            return failure(refusal.code, refusal.message, details=refusal.details)
+        except Exception as error:  # noqa: BLE001 - the model's own; it becomes a reply
+            outcome = self._failed(error)
+        duration_s = time.monotonic() - began
+        self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
+        return replace(outcome, duration_ms=round(duration_s * 1000))
+
+    def _result(self, output: Any) -> Outcome:
+        answer: ModelAnswer[Any] = output if isinstance(output, ModelAnswer) else ModelAnswer(output)
+        ttl_s = self.predictor.ttl_s if answer.ttl_s is None else answer.ttl_s
+        body = encode_result(self.predictor.encode(answer.value))
+        if len(body) > self._max_reply_bytes:
+            return failure(
+                Code.PAYLOAD_TOO_LARGE,
+                f"the answer has {len(body)} bytes, the limit is {self._max_reply_bytes}",
+            )
+        return Outcome(body, ttl_s=ttl_s if answer.store else 0.0)
+
+    def _failed(self, error: Exception) -> Outcome:
+        match error:
+            case InvalidInput():
+                details = {"fields": [{"field": error.field, "problem": error.message}]} if error.field else {}
+                return failure(Code.INVALID_ARGUMENT, error.message, details=details)
+            case Unavailable():
+                retry_ms = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
+                return failure(Code.UNAVAILABLE, "the model is not available now", retry_after_ms=retry_ms)
+            case ModelTimeout():
+                message = f"the model took longer than its limit of {self.predictor.timeout_s:g} s"
+                return failure(Code.DEADLINE_EXCEEDED, message)
+            case OutputInvalid():
+                log.error("model_output_invalid", model=self.name, problem=str(error))
+                return failure(Code.MODEL_OUTPUT_INVALID, "the model's output is not valid")
+            case Crashed():
+                log.error("model_crashed", model=self.name, problem=str(error))
+            case _:
+                log.error("model_error", model=self.name, exc_info=error)
+        return failure(Code.MODEL_ERROR, "the model failed on this input")
+
+
+def failure(
+    code: Code,
+    message: str,
+    *,
+    details: dict[str, Any] | None = None,
+    retry_after_ms: int | None = None,
+) -> Outcome:
+    """An error as an outcome."""
+    return Outcome(encode_failure(code, message, details), code, retry_after_ms=retry_after_ms)

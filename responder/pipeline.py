@@ -1,0 +1,142 @@
+"""The straight line: batches from the inbox to the service, replies to the outbox, and then the acknowledgement.
+
+Every delivery ends in exactly one settlement: acknowledged when its reply's fate is known or when there is
+nobody to reply to, or handed back when its work has not started and the responder stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+
+from lane import Delivery, Fate, Inbox, Message, Outbox, Settlement
+from responder.cache import Cache
+from responder.logs import logger
+from responder.messages import Outcome, Reply, Request
+from responder.metrics import Metrics
+from responder.model import ServedModel, failure
+from responder.reading import Refused
+from responder.service import Service
+from responder.wire import Intake, ReplyPolicy, compose, is_reply, message_of
+from schemas import NO_STATUS, Code
+
+log = logger(__name__)
+
+
+class Pipeline:
+    """Moves batches until it is drained.
+
+    Args:
+        models: by the name of the queue that asks them.
+        inbox: where requests come from.
+        cache, pending: see `Service`.
+        intake, policy: see `responder.wire`.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, ServedModel],
+        inbox: Inbox,
+        cache: Cache,
+        pending: int,
+        intake: Intake,
+        policy: ReplyPolicy,
+        metrics: Metrics,
+    ) -> None:
+        self._models = models
+        self._inbox = inbox
+        self._outbox: Outbox | None = None
+        self._service = Service(cache, self._deliver, pending=pending)
+        self._intake = intake
+        self._policy = policy
+        self._metrics = metrics
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self._inbox!r} {self._service!r} {self._outbox!r}>"
+
+    async def run(self, outbox: Outbox) -> None:
+        """Answer what comes, until the inbox is stopped."""
+        self._outbox = outbox
+        async for batch in self._inbox:
+            await self._service.handle(self._requests(batch))
+
+    async def drain(self, grace_s: float) -> bool:
+        """Stop consuming, hand back what has not started, finish the rest; True when all of it was finished.
+
+        What is still running when the grace period ends is handed back too: another replica starts it again.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + grace_s
+        await self._inbox.stop()
+        self._inbox.settle(self._tokens(self._service.hand_back(started=False)), Settlement.REQUEUE)
+        finished = await _within(self._service.idle(), ends_at - loop.time())
+        late = self._service.hand_back(started=True)
+        self._inbox.settle(self._tokens(late), Settlement.REQUEUE)
+        if self._outbox is not None:
+            finished &= await _within(self._outbox.drained(), max(1.0, ends_at - loop.time()))
+        await _within(self._inbox.settled(), 1.0)
+        return finished
+
+    def settle_fates(self, fates: Sequence[tuple[Message, Fate]]) -> None:
+        """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
+        self._metrics.count_fates(fate for _, fate in fates)
+        self._inbox.settle((message.token for message, _ in fates), Settlement.ACK)
+
+    def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
+        now = asyncio.get_running_loop().time()
+        requests: list[Request] = []
+        done: list[Delivery] = []
+        refusals: list[Message] = []
+        for delivery in batch:
+            model = self._models[delivery.queue]
+            reply_to = delivery.properties.reply_to
+            if is_reply(delivery):
+                self._metrics.count_odd("not_a_request")
+                done.append(delivery)
+            elif reply_to and not self._policy.accepts(reply_to):
+                self._metrics.count_odd("reply_to_refused")
+                log.warning("reply_to_refused", reply_to=reply_to[:80].decode("ascii", "backslashreplace"))
+                done.append(delivery)
+            else:
+                try:
+                    requests.append(self._intake.request(delivery, model, now))
+                except Refused as refusal:
+                    outcome = failure(refusal.code, refusal.message, details=refusal.details)
+                    refusals.append(self._refusal(delivery, model, outcome))
+                except Exception as error:
+                    log.error("intake_failed", model=model.name, exc_info=error)
+                    outcome = failure(Code.INTERNAL, "the responder failed on this request")
+                    refusals.append(self._refusal(delivery, model, outcome))
+        self._send(refusals)
+        self._inbox.settle(done, Settlement.ACK)
+        return requests
+
+    def _refusal(self, delivery: Delivery, model: ServedModel, outcome: Outcome) -> Message:
+        self._metrics.count_replies([(model.name, outcome, NO_STATUS)])
+        return compose(delivery, outcome, NO_STATUS, model=model)
+
+    def _deliver(self, replies: list[Reply]) -> None:
+        self._metrics.count_replies((one.request.model.name, one.outcome, one.status) for one in replies)
+        now = asyncio.get_running_loop().time()
+        self._send([message_of(reply, now) for reply in replies])
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        """Messages to the outbox; a request that named nobody to reply to is done."""
+        addressed = [message for message in messages if message.routing_key]
+        if len(addressed) < len(messages):
+            self._inbox.settle((one.token for one in messages if not one.routing_key), Settlement.ACK)
+        if addressed and self._outbox is not None:
+            self._outbox.send(addressed)
+
+    @staticmethod
+    def _tokens(requests: Sequence[Request]) -> list[Delivery]:
+        return [request.token for request in requests]
+
+
+async def _within(wait: Awaitable[None], limit_s: float) -> bool:
+    """Whether a wait ended in time."""
+    try:
+        async with asyncio.timeout(max(0.0, limit_s)):
+            await wait
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""A batch of requests in, answers out. It knows neither AMQP nor Redis.
+
+One look-up answers the known keys of a batch; each unknown key flies once, and its landing answers everyone
+who waits for it. A fault of a request or of the model is a reply, never an exception.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from responder.cache import Cache, CacheUnavailable, Entry, decode_entry, encode_entry
+from responder.flight import Flight, Flights
+from responder.freshness import hit, is_fresh, is_usable
+from responder.logs import logger
+from responder.messages import Outcome, Reply, Request
+from responder.model import ServedModel, failure
+from responder.reading import Refused
+from schemas import Code
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one flight is to do. It holds the input, so that no waiter has to."""
+
+    model: ServedModel
+    body: bytes
+    digest: bytes
+    fwd: str
+    look_again: bool
+    store: bool
+
+
+class Service:
+    """Answers requests.
+
+    Args:
+        cache: where answers are kept.
+        deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
+        pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
+        clock_ms: wall clock, in milliseconds since the Unix epoch; ages are read from it.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        deliver: Callable[[list[Reply]], None],
+        *,
+        pending: int,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._cache = cache
+        self._deliver = deliver
+        self._pending = pending
+        self._clock_ms = clock_ms
+        self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
+        self._cache_was_down = False
+
+    def __repr__(self) -> str:
+        return f"<Service {dict(self._flights)!r}>"
+
+    async def handle(self, batch: Sequence[Request]) -> None:
+        """Answer what the cache knows and launch what it does not. Returns before the launched ones are answered."""
+        replies: list[Reply] = []
+        keyed: list[tuple[Request, bytes]] = []
+        now = asyncio.get_running_loop().time()
+        for request in batch:
+            refusal = self._refusal(request, now, keyed)
+            if refusal is not None:
+                replies.append(Reply(request, refusal, refusal.status))
+        entries, cache_up = await self._look_up(keyed)
+        now_ms = self._clock_ms()
+        for (request, digest), entry in zip(keyed, entries, strict=True):
+            if entry is not None and is_usable(entry, request.directives, now_ms):
+                outcome = hit(entry, now_ms)
+                replies.append(Reply(request, outcome, outcome.status))
+            elif (refusal := self._launch(request, digest, entry, cache_up=cache_up)) is not None:
+                replies.append(Reply(request, refusal, refusal.status))
+        if replies:
+            self._deliver(replies)
+
+    def hand_back(self, *, started: bool) -> list[Request]:
+        """End the flights that have not started, or every one, and return their requests unanswered."""
+        requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
+        for request in requests:
+            _stop_timer(request)
+        return requests
+
+    async def idle(self) -> None:
+        """Wait until nothing is in the air."""
+        for flights in list(self._flights.values()):
+            await flights.idle()
+
+    def _refusal(self, request: Request, now: float, keyed: list[tuple[Request, bytes]]) -> Outcome | None:
+        """Why a request is answered without a look-up; None when it got its key."""
+        if request.deadline <= now:
+            return failure(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
+        if not request.model.is_loaded:
+            return failure(Code.UNAVAILABLE, "the model is not loaded")
+        try:
+            keyed.append((request, request.model.digest_of(request)))
+        except Refused as refusal:
+            return failure(refusal.code, refusal.message, details=refusal.details)
+        except Exception as error:
+            log.error("key_failed", model=request.model.name, exc_info=error)
+            return failure(Code.INTERNAL, "the responder failed on this request")
+        return None
+
+    async def _look_up(self, keyed: Sequence[tuple[Request, bytes]]) -> tuple[list[Entry | None], bool]:
+        """The entries of a batch, and whether the cache answered."""
+        names = {
+            digest: request.model.keys.value_name(digest)
+            for request, digest in keyed
+            if not request.directives.no_cache
+        }
+        if not names:
+            return [None] * len(keyed), True
+        try:
+            values = dict(zip(names, await self._cache.get_many(list(names.values())), strict=True))
+        except CacheUnavailable as error:
+            if not self._cache_was_down:
+                log.warning("cache_down", problem=str(error))
+            self._cache_was_down = True
+            return [None] * len(keyed), False
+        if self._cache_was_down:
+            log.info("cache_back")
+        self._cache_was_down = False
+        return [
+            None if request.directives.no_cache or (value := values[digest]) is None else decode_entry(digest, value)
+            for request, digest in keyed
+        ], True
+
+    def _launch(self, request: Request, digest: bytes, entry: Entry | None, *, cache_up: bool) -> Outcome | None:
+        """Board a request on a flight; or say why not."""
+        directives = request.directives
+        if directives.only_if_cached:
+            return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
+        flights = self._flights[request.model]
+        not_before = request.received_at if directives.no_cache else 0.0
+        flight = None if directives.no_store else flights.joinable(digest, not_before)
+        if flight is not None:
+            flights.join(flight, request)
+        elif len(flights) >= self._pending:
+            retry_after_ms = request.model.retry_after_ms(len(flights))
+            return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
+        else:
+            forced = directives.no_cache or (entry is not None and directives.max_age_s is not None)
+            work = _Work(
+                request.model,
+                request.body,
+                digest,
+                fwd="bypass" if directives.no_store else "request" if forced else "miss",
+                look_again=cache_up and not forced and not directives.no_store,
+                store=cache_up and not directives.no_store,
+            )
+            flight = flights.begin(object() if directives.no_store else digest, request, partial(self._fly, work))
+        request.body = b""
+        expire = partial(self._expire, flights, flight, request)
+        request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
+        return None
+
+    def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request) -> None:
+        flights.leave(flight, request)
+        outcome = failure(Code.DEADLINE_EXCEEDED, "the deadline passed before there was an answer")
+        self._deliver([Reply(request, outcome, outcome.status)])
+
+    def _land(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
+        if outcome is None:
+            log.error("flight_failed", exc_info=error)
+            outcome = failure(Code.INTERNAL, "the responder failed on this request")
+        own = outcome.status
+        joined = own if own.hit else replace(own, collapsed=True, stored=False)
+        replies = []
+        for request in flight.waiters:
+            _stop_timer(request)
+            replies.append(Reply(request, outcome, own if request is flight.leader else joined))
+        if replies:
+            self._deliver(replies)
+
+    async def _fly(self, work: _Work, flight: Flight[Request]) -> Outcome:
+        if work.look_again and (outcome := await self._look_again(work)) is not None:
+            return outcome
+        outcome = await work.model.answer(work.body, flight.start)
+        keep = work.store and outcome.code is None and outcome.ttl_s * 1000 >= 1
+        stored = keep and await self._store(work, outcome)
+        return replace(outcome, status=replace(outcome.status, fwd=work.fwd, stored=stored))
+
+    async def _look_again(self, work: _Work) -> Outcome | None:
+        """The race that makes this look-up necessary: A misses; B, in the air already for the same key, stores and
+        lands; only then does A find no flight to join and begin its own. Without a second look, inside the flight,
+        A would call the model for a value that is there.
+        """
+        try:
+            (value,) = await self._cache.get_many([work.model.keys.value_name(work.digest)])
+        except CacheUnavailable:
+            return None
+        entry = None if value is None else decode_entry(work.digest, value)
+        now_ms = self._clock_ms()
+        return hit(entry, now_ms) if entry is not None and is_fresh(entry, now_ms) else None
+
+    async def _store(self, work: _Work, outcome: Outcome) -> bool:
+        now_ms = self._clock_ms()
+        ttl_ms = round(outcome.ttl_s * 1000)
+        entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body)
+        try:
+            await self._cache.put(work.model.keys.value_name(work.digest), encode_entry(work.digest, entry), ttl_ms)
+        except CacheUnavailable as error:
+            log.warning("not_stored", model=work.model.name, problem=str(error))
+            return False
+        return True
+
+
+def _stop_timer(request: Request) -> None:
+    if request.timer is not None:
+        request.timer.cancel()
+        request.timer = None

@@ -1,0 +1,48 @@
+"""The queues and exchanges of the wire contract."""
+
+from collections.abc import Sequence
+
+from lane import Binding, QueueSpec
+
+DELIVERY_LIMIT = 50  # prefetched innocents gain a delivery at every drain and lost connection
+DEAD_LETTERS_KEPT = 100_000
+DEAD_LETTERS_KEPT_MS = 7 * 86_400_000
+
+
+def request_queue(namespace: str, model: str) -> str:
+    """The queue that requests for a model wait in."""
+    return f"{namespace}predictions.{model}"
+
+
+def topology(namespace: str, models: Sequence[str], *, queue_type: str, max_length: int | None) -> list[QueueSpec]:
+    """What a responder declares: a request queue for each model, bound to the exchange, and the dead-letter queue.
+
+    Everything is durable; RabbitMQ 4.3 refuses queues that are neither durable nor exclusive.
+    """
+    exchange = f"{namespace}predictions"
+    dead = QueueSpec(
+        f"{exchange}.dead",
+        arguments={
+            "x-queue-type": queue_type,
+            "x-max-length": DEAD_LETTERS_KEPT,
+            "x-message-ttl": DEAD_LETTERS_KEPT_MS,
+        },
+        consume=False,
+    )
+    arguments: dict[str, str | int] = {
+        "x-queue-type": queue_type,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": dead.name,
+        "x-overflow": "reject-publish",
+    }
+    if queue_type == "quorum":
+        arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-strategy": "at-least-once"}
+    if max_length is not None:
+        arguments["x-max-length"] = max_length
+    return [
+        dead,
+        *(
+            QueueSpec(request_queue(namespace, model), arguments=arguments, binding=Binding(exchange, model))
+            for model in models
+        ),
+    ]

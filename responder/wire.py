@@ -1,0 +1,189 @@
+"""AMQP properties to requests, and replies to messages, by version 1 of the wire contract."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lane import Delivery, Message, Properties
+from responder.messages import Outcome, Reply, Request
+from responder.model import ServedModel
+from responder.reading import Refused
+from schemas import NO_DIRECTIVES, CacheStatus, Code, parse_cache_control
+
+HEADERS = (b"deadline", b"cache-control", b"tenant", b"traceparent", b"tracestate")
+
+_DIRECT = re.compile(
+    rb"amq\.(?:rabbitmq\.reply-to\.[A-Za-z0-9+/=_-]+(?:\.[A-Za-z0-9+/=_-]+)+|direct\.reply-to\.[\x21-\x7e]+)"
+)
+_DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
+_JSON = b"application/json"
+_NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+_REPLY_TYPES = frozenset({b"result", b"error"})
+_MAX_TENANT_BYTES = 255
+_ABSURD_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPolicy:
+    """Whom a responder may write to. `reply_to` is in the hands of a requester, so it is never taken on trust.
+
+    Args:
+        own: a prefix of queues that no reply goes to: the responder's own.
+        pattern: a whole name must match it to be a reply queue.
+    """
+
+    own: bytes
+    pattern: re.Pattern[bytes]
+
+    def accepts(self, reply_to: bytes) -> bool:
+        """Whether a reply may be sent there."""
+        if reply_to.startswith(_DIRECT_PREFIXES):
+            return _DIRECT.fullmatch(reply_to) is not None
+        return not reply_to.startswith(self.own) and self.pattern.fullmatch(reply_to) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Turns deliveries into requests.
+
+    Args:
+        max_body_bytes: a larger body is 413 PAYLOAD_TOO_LARGE.
+        tenant_from_user_id: take the tenant from the user that the broker has validated, never from a header.
+        count: called with the name of something odd that was ignored.
+    """
+
+    max_body_bytes: int
+    tenant_from_user_id: bool
+    count: Callable[[str], None]
+
+    def request(self, delivery: Delivery, model: ServedModel, now: float) -> Request:
+        """The request in a delivery. Its body moves into the request, so that it is held once.
+
+        Raises:
+            Refused: 400, 413 or 415.
+        """
+        given = delivery.properties
+        body, delivery.body = delivery.body, b""
+        if len(body) > self.max_body_bytes:
+            message = f"the body has {len(body)} bytes, the limit is {self.max_body_bytes}"
+            raise Refused(Code.PAYLOAD_TOO_LARGE, message)
+        _check_media_type(given)
+        deadline, has_deadline = self._deadline(given, now, model.predictor.timeout_s)
+        directives = NO_DIRECTIVES
+        control = given.headers.get(b"cache-control", b"")
+        if control:
+            directives = parse_cache_control(control)
+        if control is None or directives.malformed:
+            self.count("malformed_cache_control")
+        return Request(
+            model=model,
+            body=body,
+            tenant=self._tenant(given),
+            received_at=now,
+            deadline=deadline,
+            has_deadline=has_deadline,
+            directives=directives,
+            token=delivery,
+        )
+
+    def _tenant(self, given: Properties) -> bytes:
+        tenant = given.user_id if self.tenant_from_user_id else given.headers.get(b"tenant", b"")
+        if self.tenant_from_user_id and tenant is None:
+            return b""
+        if tenant is None or len(tenant) > _MAX_TENANT_BYTES:
+            message = f"header tenant must be a string of at most {_MAX_TENANT_BYTES} bytes"
+            raise Refused(Code.INVALID_ARGUMENT, message)
+        return tenant
+
+    def _deadline(self, given: Properties, now: float, limit_s: float) -> tuple[float, bool]:
+        """The least of the header, the expiration and the model's own limit; and whether the requester set one."""
+        deadline, has_deadline = now + limit_s, False
+        if given.expiration is not None and given.expiration.isdigit():
+            deadline, has_deadline = min(deadline, now + int(given.expiration[:15]) / 1000), True
+        header = given.headers.get(b"deadline", b"")
+        if header != b"":
+            left_ms = _left_ms(header)
+            if left_ms is None:
+                self.count("malformed_deadline")
+            else:
+                deadline, has_deadline = min(deadline, now + left_ms / 1000), True
+        return deadline, has_deadline
+
+
+def _left_ms(header: bytes | None) -> int | None:
+    """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd."""
+    if header is None or not header.isdigit() or len(header) > 15:
+        return None
+    left_ms = int(header) - time.time_ns() // 1_000_000
+    return left_ms if abs(left_ms) <= _ABSURD_MS else None
+
+
+def _check_media_type(given: Properties) -> None:
+    if given.content_type is not None and given.content_type != _JSON:
+        media_type = given.content_type.partition(b";")[0].strip().lower()
+        if media_type != _JSON:
+            shown = media_type[:60].decode("ascii", "replace")
+            raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_type {shown!r}: send application/json")
+    if given.content_encoding is not None and given.content_encoding.strip().lower() not in _NO_ENCODING:
+        shown = given.content_encoding[:60].decode("ascii", "replace")
+        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_encoding {shown!r}: send the JSON text as it is, in UTF-8")
+
+
+def is_reply(delivery: Delivery) -> bool:
+    """Whether a message is itself an answer; answering one would be the beginning of a loop."""
+    return delivery.properties.type in _REPLY_TYPES
+
+
+def message_of(reply: Reply, now: float) -> Message:
+    """The message that carries a reply to its requester."""
+    request = reply.request
+    left_ms = max(1, round((request.deadline - now) * 1000)) if request.has_deadline else None
+    return compose(
+        request.token,
+        reply.outcome,
+        reply.status,
+        model=request.model,
+        expiration_ms=left_ms,
+        duration_ms=round((now - request.received_at) * 1000),
+    )
+
+
+def compose(
+    delivery: Delivery,
+    outcome: Outcome,
+    status: CacheStatus,
+    *,
+    model: ServedModel,
+    expiration_ms: int | None = None,
+    duration_ms: int = 0,
+) -> Message:
+    """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
+    given = delivery.properties
+    reply_to = given.reply_to or b""
+    is_direct = reply_to.startswith(_DIRECT_PREFIXES)
+    headers = {
+        b"cache-status": status.encode(),
+        b"model": model.name.encode(),
+        b"model-version": model.version.encode(),
+        b"duration-ms": b"%d" % duration_ms,
+        b"age": None if outcome.age_s is None else b"%d" % outcome.age_s,
+        b"retry-after-ms": None if outcome.retry_after_ms is None else b"%d" % outcome.retry_after_ms,
+        b"traceparent": given.headers.get(b"traceparent"),
+    }
+    return Message(
+        routing_key=reply_to,
+        body=outcome.body,
+        properties=Properties(
+            content_type=_JSON,
+            type=b"result" if outcome.code is None else b"error",
+            correlation_id=given.correlation_id if given.correlation_id is not None else given.message_id,
+            expiration=None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
+            headers=headers,
+        ),
+        # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
+        # whose connection failed could take the next connection down too.
+        mandatory=not is_direct,
+        retry=not is_direct,
+        token=delivery,
+    )

@@ -1,0 +1,217 @@
+"""The one canonical form of a validated input: equal inputs give equal bytes, different ones different bytes.
+
+The form is a type tag, a length and the content for each value, over a closed set of types. It is not
+pydantic's dump, which writes different secrets alike, leaves excluded fields out, writes `b"a"` and `"a"`
+alike, and writes sets in any order. "Equal" means that a model cannot tell the two apart: `1` and `1.0` are
+one under a `float` field, because validation made them so, and two under `Any`; `0.0` and `-0.0` are two.
+Text is not normalised.
+"""
+
+import math
+import struct
+import types
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, NaiveDatetime, PastDate, PastDatetime
+from pydantic.fields import FieldInfo
+
+_KEY_EXCLUDED = "exclude_from_key"
+_SCALARS = (type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
+_DATE_RULES = (
+    AwareDatetime,
+    NaiveDatetime,
+    PastDatetime,
+    FutureDatetime,
+    PastDate,
+    FutureDate,
+)  # values are plain dates
+
+
+def exclude_from_key() -> dict[str, Any]:
+    """Schema marker for a field that never changes the answer: `Field(json_schema_extra=exclude_from_key())`."""
+    return {_KEY_EXCLUDED: True}
+
+
+class NotCanonical(ValueError):
+    """A value that has no canonical form; the message names it and says why."""
+
+
+class LossySchema(TypeError):
+    """An input schema with a field that cannot be encoded without loss; the message says what to do."""
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """Encode a validated input.
+
+    Raises:
+        NotCanonical: a NaN or an Infinity, or a value outside the closed set of types.
+    """
+    out: list[bytes] = []
+    _encode(value, out)
+    return b"".join(out)
+
+
+def _encode(value: Any, out: list[bytes]) -> None:
+    encode = _ENCODERS.get(type(value))
+    if encode is not None:
+        encode(value, out)
+    elif isinstance(value, BaseModel):
+        _model(value, out)
+    elif isinstance(value, Enum):
+        _put(b"E", f"{type(value).__qualname__}.{value.name}".encode(), out)
+    else:
+        msg = f"a value of type {type(value).__qualname__} has no canonical form"
+        raise NotCanonical(msg)
+
+
+def _put(tag: bytes, content: bytes, out: list[bytes]) -> None:
+    out.append(b"%s%d:" % (tag, len(content)))
+    out.append(content)
+
+
+def _float(value: float, out: list[bytes]) -> None:
+    if not math.isfinite(value):
+        msg = "NaN and Infinity are not allowed"
+        raise NotCanonical(msg)
+    out.append(b"f" + struct.pack(">d", value))
+
+
+def _decimal(value: Decimal, out: list[bytes]) -> None:
+    if not value.is_finite():
+        msg = "NaN and Infinity are not allowed"
+        raise NotCanonical(msg)
+    _put(b"m", str(value).encode(), out)
+
+
+def _sequence(tag: bytes) -> Callable[[Sequence[Any], list[bytes]], None]:
+    def encode(value: Sequence[Any], out: list[bytes]) -> None:
+        out.append(b"%s%d:" % (tag, len(value)))
+        for item in value:
+            _encode(item, out)
+
+    return encode
+
+
+def _mapping(value: Mapping[Any, Any], out: list[bytes]) -> None:
+    if not all(type(key) is str for key in value):
+        msg = "a dict must have string keys"
+        raise NotCanonical(msg)
+    out.append(b"d%d:" % len(value))
+    for key in sorted(value):
+        _put(b"s", _utf8(key), out)
+        _encode(value[key], out)
+
+
+def _model(value: BaseModel, out: list[bytes]) -> None:
+    cls = type(value)
+    names = [name for name, field in cls.model_fields.items() if not _is_excluded(field)]
+    _put(b"M", cls.__qualname__.encode(), out)
+    out.append(b"%d:" % len(names))
+    for name in names:
+        _put(b"s", name.encode(), out)
+        _encode(getattr(value, name), out)
+    _mapping(value.model_extra or {}, out)
+
+
+def _is_excluded(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get(_KEY_EXCLUDED))
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        msg = "text with a lone surrogate is not Unicode"
+        raise NotCanonical(msg) from None
+
+
+_ENCODERS: dict[type, Callable[[Any, list[bytes]], None]] = {
+    type(None): lambda _, out: out.append(b"n"),
+    bool: lambda value, out: out.append(b"t" if value else b"F"),
+    # Hexadecimal, because str() of an int refuses more than 4,300 digits.
+    int: lambda value, out: _put(b"i", b"%x" % value, out),
+    float: _float,
+    str: lambda value, out: _put(b"s", _utf8(value), out),
+    bytes: lambda value, out: _put(b"b", value, out),
+    list: _sequence(b"l"),
+    tuple: _sequence(b"u"),
+    dict: _mapping,
+    # `fold` tells two moments of one wall clock apart and isoformat() leaves it out.
+    datetime: lambda value, out: _put(b"D", value.isoformat().encode() + bytes([value.fold]), out),
+    date: lambda value, out: _put(b"A", value.isoformat().encode(), out),
+    time: lambda value, out: _put(b"T", value.isoformat().encode() + bytes([value.fold]), out),
+    timedelta: lambda value, out: _put(b"P", b"%d:%d:%d" % (value.days, value.seconds, value.microseconds), out),
+    UUID: lambda value, out: _put(b"U", value.bytes, out),
+    Decimal: _decimal,
+}
+
+
+def check_schema(model: type[BaseModel]) -> None:
+    """Refuse an input schema that the canonical form could not tell values of apart.
+
+    Raises:
+        LossySchema: names the field and what to declare instead.
+    """
+    _check_model(model, model.__name__, set())
+
+
+def _check_model(model: type[BaseModel], path: str, seen: set[type]) -> None:
+    if model in seen:
+        return
+    seen.add(model)
+    for name, field in model.model_fields.items():
+        if not _is_excluded(field):
+            _check(field.annotation, f"{path}.{name}", seen)
+
+
+def _check(annotation: Any, path: str, seen: set[type]) -> None:
+    annotation = getattr(annotation, "__value__", annotation)  # a `type X = ...` alias
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict and arguments[0] is not str and not _is_string_alias(arguments[0]):
+        raise _lossy(path, annotation, "declare the keys as `str`")
+    if origin is not None:
+        if origin not in (Annotated, Literal, Union, types.UnionType, list, tuple, dict):
+            raise _lossy(path, annotation, _ADVICE.get(origin, _GENERAL_ADVICE))
+        for part in _parts(origin, arguments):
+            _check(part, path, seen)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        _check_model(annotation, path, seen)
+    elif not _is_closed(annotation):
+        raise _lossy(path, annotation, _ADVICE.get(annotation, _GENERAL_ADVICE))
+
+
+def _parts(origin: Any, arguments: tuple[Any, ...]) -> list[Any]:
+    """The types inside a generic one that must have a canonical form themselves."""
+    if origin is Annotated:
+        return [arguments[0]]
+    if origin is Literal:
+        return [type(argument) for argument in arguments]
+    return [argument for argument in arguments if argument is not Ellipsis]
+
+
+def _is_closed(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return True
+    return annotation is Any or annotation in (*_SCALARS, None, *_DATE_RULES, list, tuple, dict)
+
+
+def _is_string_alias(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and get_args(annotation)[0] is str
+
+
+_GENERAL_ADVICE = "use a type of the closed set (see schemas/canonical.py), or leave the field out of the key"
+_ADVICE: dict[Any, str] = {
+    set: "sets have no order: declare a list, sorted by a validator",
+    frozenset: "sets have no order: declare a tuple, sorted by a validator",
+}
+
+
+def _lossy(path: str, annotation: Any, advice: str) -> LossySchema:
+    shown = getattr(annotation, "__name__", None) if get_origin(annotation) is None else None
+    return LossySchema(f"{path}: {shown or annotation} cannot be part of a cache key without loss; {advice}")

@@ -1,0 +1,137 @@
+"""`cache-control` in and `cache-status` out, with HTTP's words.
+
+Requests carry RFC 9111 section 5.2.1 directives and RFC 5861's `stale-if-error`; replies carry RFC 9211's
+`Cache-Status` with one cache, named `responder`.
+"""
+
+from dataclasses import dataclass, field
+
+_MAX_SECONDS = 2**31  # RFC 9111 section 1.2.2: larger delta-seconds count as 2^31
+_FLAGS = frozenset({"no-cache", "no-store", "only-if-cached"})
+_SECONDS = frozenset({"max-age", "max-stale", "stale-if-error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    """What a requester asks of the cache. All seconds; None means not given.
+
+    `malformed` counts the parts that were ignored because they could not be read.
+    """
+
+    max_age_s: int | None = None
+    max_stale_s: int | None = None
+    stale_if_error_s: int | None = None
+    no_cache: bool = False
+    no_store: bool = False
+    only_if_cached: bool = False
+    malformed: int = 0
+
+
+NO_DIRECTIVES = Directives()
+
+
+def parse_cache_control(header: bytes) -> Directives:
+    """Read a `cache-control` header. Unknown directives are ignored, malformed ones ignored and counted.
+
+    Of a directive that is given twice the stricter value holds (RFC 9111 section 4.2.1 allows either).
+    """
+    try:
+        text = header.decode("ascii").lower()
+    except UnicodeDecodeError:
+        return Directives(malformed=1)
+    flags: set[str] = set()
+    seconds: dict[str, int] = {}
+    malformed = 0
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, has_value, value = (piece.strip() for piece in part.partition("="))
+        if name in _FLAGS and not has_value:
+            flags.add(name)
+        elif name in _SECONDS and (delta := _delta_seconds(value)) is not None:
+            seconds[name] = min(delta, seconds.get(name, _MAX_SECONDS))
+        elif name == "max-stale" and not has_value:
+            seconds.setdefault(name, _MAX_SECONDS)  # RFC 9111 section 5.2.1.2: without a value, any staleness
+        elif name in _FLAGS or name in _SECONDS or not name:
+            malformed += 1
+    return Directives(
+        max_age_s=seconds.get("max-age"),
+        max_stale_s=seconds.get("max-stale"),
+        stale_if_error_s=seconds.get("stale-if-error"),
+        no_cache="no-cache" in flags,
+        no_store="no-store" in flags,
+        only_if_cached="only-if-cached" in flags,
+        malformed=malformed,
+    )
+
+
+def _delta_seconds(text: str) -> int | None:
+    """RFC 9111 section 1.2.2; a quoted number is accepted, as section 5.2 asks of recipients."""
+    digits = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    if not digits.isascii() or not digits.isdigit():
+        return None
+    return min(int(digits[:11]), _MAX_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """Where an answer came from (RFC 9211 section 2).
+
+    Args:
+        hit: the answer was in the cache.
+        fwd: why the model was asked: `miss`, `request` (a directive forced it) or `bypass`; None for a hit.
+        ttl_s: seconds of freshness left; negative for a stale answer.
+        stored: the answer went into the cache.
+        collapsed: the answer of a model call that another request had begun.
+    """
+
+    hit: bool = False
+    fwd: str | None = None
+    ttl_s: int | None = None
+    stored: bool = False
+    collapsed: bool = False
+    extra: tuple[str, ...] = field(default=(), compare=False)
+
+    def encode(self) -> bytes:
+        """The header's value, e.g. `responder; fwd=miss; stored`."""
+        parts = ["responder"]
+        if self.hit:
+            parts.append("hit")
+        if self.fwd:
+            parts.append(f"fwd={self.fwd}")
+        if self.ttl_s is not None:
+            parts.append(f"ttl={self.ttl_s}")
+        if self.stored:
+            parts.append("stored")
+        if self.collapsed:
+            parts.append("collapsed")
+        return "; ".join(parts).encode("ascii")
+
+    @property
+    def kind(self) -> str:
+        """One word for tables and labels: hit, stale, collapsed, miss, request, bypass or none."""
+        if self.hit:
+            return "stale" if self.ttl_s is not None and self.ttl_s < 0 else "hit"
+        if self.collapsed:
+            return "collapsed"
+        return self.fwd or "none"
+
+
+# Of a reply that came from neither the cache nor a model, such as most errors.
+NO_STATUS = CacheStatus()
+
+
+def parse_cache_status(header: str) -> CacheStatus:
+    """Read a `cache-status` header as the responder writes it; parameters that we do not know are kept in `extra`."""
+    _, *parameters = (part.strip() for part in header.split(";"))
+    named = dict(part.partition("=")[::2] for part in parameters)
+    ttl = named.get("ttl", "")
+    return CacheStatus(
+        hit="hit" in named,
+        fwd=named.get("fwd"),
+        ttl_s=int(ttl) if ttl.lstrip("-").isdigit() else None,
+        stored="stored" in named,
+        collapsed="collapsed" in named,
+        extra=tuple(part for part in parameters if part.partition("=")[0] not in _STATUS_PARAMETERS),
+    )
+
+
+_STATUS_PARAMETERS = frozenset({"hit", "fwd", "ttl", "stored", "collapsed"})
