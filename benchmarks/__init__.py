@@ -1,0 +1,1 @@
+"""The figures of the README, measured on real servers through the code that users run."""

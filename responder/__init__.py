@@ -1,6 +1,7 @@
 """A prediction responder on RabbitMQ. What a model's owner needs is importable from here."""
 
-from responder.predictor import Answer, InvalidInput, Unavailable, predictor
+from responder.answer import Answer, InvalidInput, Unavailable
+from responder.predictor import predictor
 
 __all__ = ["Answer", "InvalidInput", "Responder", "Settings", "Unavailable", "predictor"]
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from lane import Inbox, Outbox
-from responder.cache import Cache
+from responder.cache import Cache, CachedAnswers
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache
 from responder.health import health_server
@@ -37,16 +37,17 @@ class Responder:
 
     def __init__(self, predictors: Sequence[Predictor], settings: Settings | None = None) -> None:
         self._settings = settings or Settings.from_environment()
+        self._metrics = Metrics()
         self._models = [
             ServedModel(
                 one,
                 namespace=self._settings.namespace,
                 max_depth=self._settings.max_depth,
                 max_reply_bytes=self._settings.max_reply_bytes,
+                on_call=self._metrics.count_model_call,
             )
             for one in predictors
         ]
-        self._metrics = Metrics()
         self._stack = AsyncExitStack()
         self._inbox = self._build_inbox()
         self._pipeline: Pipeline | None = None
@@ -116,7 +117,7 @@ class Responder:
         pipeline = Pipeline(
             models={request_queue(settings.namespace, model.name): model for model in self._models},
             inbox=self._inbox,
-            cache=cache,
+            answers=CachedAnswers(cache),
             pending=settings.pending,
             intake=Intake(settings.max_body_bytes, settings.tenant_from_user_id, self._metrics.count_odd),
             policy=ReplyPolicy(

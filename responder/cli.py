@@ -9,9 +9,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from responder.app import Responder
+from responder.discovery import find_predictors
 from responder.logs import logger, set_up_logs
-from responder.predictor import InvalidPredictor, Predictor, find_predictors
+from responder.predictor import Predictor
 from responder.settings import InvalidSettings, Settings
+from responder.signature import InvalidPredictor
 from responder.topology import request_queue
 
 log = logger(__name__)

@@ -3,11 +3,13 @@
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from lane import Fate
 from responder.messages import Outcome
 from schemas import CacheStatus
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
@@ -19,6 +21,19 @@ class Metrics:
             "responder_replies",
             "Replies by model, outcome (ok or the error code) and cache status.",
             ("model", "outcome", "cache"),
+            registry=self.registry,
+        )
+        self._model_calls = Counter(
+            "responder_model_calls",
+            "Model calls that ended, by outcome (ok or the error code).",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
+        self._model_seconds = Histogram(
+            "responder_model_call_duration_seconds",
+            "How long model calls took.",
+            ("model",),
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self._fates = Counter(
@@ -38,6 +53,11 @@ class Metrics:
         )
         for labels, count in tally.items():
             self._replies.labels(*labels).inc(count)
+
+    def count_model_call(self, model: str, outcome: Outcome) -> None:
+        """Count one model call."""
+        self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
+        self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
 
     def count_fates(self, fates: Iterable[Fate]) -> None:
         """Count what became of a batch of replies."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from responder.answer import Answer, InvalidInput, OutputInvalid, Unavailable
 from responder.execution import Crashed, ModelTimeout, execution_of
 from responder.keys import Keyring, Memo, canonical_digest, fingerprint
 from responder.logs import logger
 from responder.messages import Outcome, Request
-from responder.predictor import Answer as ModelAnswer
-from responder.predictor import InvalidInput, OutputInvalid, Predictor, Unavailable
+from responder.predictor import Predictor
 from responder.reading import Refused, read_input
 from schemas import Code, encode_failure, encode_result
 from schemas.canonical import NotCanonical, canonical_bytes
@@ -30,9 +30,18 @@ class ServedModel:
         namespace: see `Keyring`.
         max_depth: of the JSON of an input.
         max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
+        on_call: told of every model call that ended.
     """
 
-    def __init__(self, predictor: Predictor, *, namespace: str, max_depth: int, max_reply_bytes: int) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        namespace: str,
+        max_depth: int,
+        max_reply_bytes: int,
+        on_call: Callable[[str, Outcome], None] = lambda _model, _outcome: None,
+    ) -> None:
         self.predictor = predictor
         self.name = predictor.name
         self.version = predictor.version
@@ -41,6 +50,7 @@ class ServedModel:
         self._max_depth = max_depth
         self._max_reply_bytes = max_reply_bytes
         self._execution = execution_of(predictor)
+        self._on_call = on_call
         self._memo = Memo()
         self._keys: Keyring | None = None
         self._mean_s = 0.0
@@ -117,10 +127,12 @@ class ServedModel:
             outcome = self._failed(error)
         duration_s = time.monotonic() - began
         self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
-        return replace(outcome, duration_ms=round(duration_s * 1000))
+        outcome = replace(outcome, duration_ms=round(duration_s * 1000))
+        self._on_call(self.name, outcome)
+        return outcome
 
     def _result(self, output: Any) -> Outcome:
-        answer: ModelAnswer[Any] = output if isinstance(output, ModelAnswer) else ModelAnswer(output)
+        answer: Answer[Any] = output if isinstance(output, Answer) else Answer(output)
         ttl_s = self.predictor.ttl_s if answer.ttl_s is None else answer.ttl_s
         body = encode_result(self.predictor.encode(answer.value))
         if len(body) > self._max_reply_bytes:

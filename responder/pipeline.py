@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 
 from lane import Delivery, Fate, Inbox, Message, Outbox, Settlement
-from responder.cache import Cache
+from responder.cache import CachedAnswers
 from responder.logs import logger
 from responder.messages import Outcome, Reply, Request
 from responder.metrics import Metrics
@@ -27,7 +27,7 @@ class Pipeline:
     Args:
         models: by the name of the queue that asks them.
         inbox: where requests come from.
-        cache, pending: see `Service`.
+        answers, pending: see `Service`.
         intake, policy: see `responder.wire`.
     """
 
@@ -36,7 +36,7 @@ class Pipeline:
         *,
         models: Mapping[str, ServedModel],
         inbox: Inbox,
-        cache: Cache,
+        answers: CachedAnswers,
         pending: int,
         intake: Intake,
         policy: ReplyPolicy,
@@ -45,7 +45,7 @@ class Pipeline:
         self._models = models
         self._inbox = inbox
         self._outbox: Outbox | None = None
-        self._service = Service(cache, self._deliver, pending=pending)
+        self._service = Service(answers, self._deliver, pending=pending)
         self._intake = intake
         self._policy = policy
         self._metrics = metrics

@@ -7,80 +7,17 @@ A class may take the function's place: `load()` runs once before the first predi
 `close()` runs at the end.
 """
 
-import difflib
-import importlib
 import inspect
 import json
-import re
-import sys
-import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from schemas.canonical import LossySchema, check_schema
-
-V = TypeVar("V")
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RESERVED_NAMES = frozenset({"dead"})
-
-
-class InvalidPredictor(TypeError):
-    """A predictor that cannot be served; the message names the line to change."""
-
-
-class InvalidInput(Exception):
-    """Raised by a model: this input can never be answered. The requester gets 400 INVALID_ARGUMENT.
-
-    Args:
-        message: one sentence for the requester.
-        field: the input field at fault, if it is one.
-    """
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-
-
-class Unavailable(Exception):
-    """Raised by a model: not now. The requester gets 503 UNAVAILABLE.
-
-    Args:
-        retry_after_s: when trying again may help, in seconds.
-    """
-
-    def __init__(self, retry_after_s: float | None = None) -> None:
-        super().__init__("the model is not available now")
-        self.retry_after_s = retry_after_s
-
-
-class OutputInvalid(ValueError):
-    """What a model returned does not fit its declared output, or is not strict JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[V]):
-    """A model's output with its own cache rules.
-
-    Args:
-        value: what the model would have returned.
-        ttl_s: fresh for this long, instead of the predictor's `ttl`; 0 shares it with those who wait now only.
-        store: False keeps it out of the cache.
-    """
-
-    value: V
-    ttl_s: float | None = None
-    store: bool = True
-
-    def __post_init__(self) -> None:
-        if self.ttl_s is not None and not 0 <= self.ttl_s < float("inf"):
-            msg = f"ttl_s must be 0 or more seconds, not {self.ttl_s!r}"
-            raise ValueError(msg)
+from responder.answer import OutputInvalid
+from responder.signature import check_options, check_signature, predict_function, where_is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,12 +96,12 @@ def predictor(
     """
 
     def decorate(target: Callable[..., Any]) -> Predictor:
-        where = _where(target)
-        function = _predict_function(target, where)
+        where = where_is(target)
+        function = predict_function(target, where)
         is_async = inspect.iscoroutinefunction(function)
         chosen = name or target.__name__
-        _check_options(where, chosen, version, ttl, timeout_s, concurrency)
-        input_type, output = _check_signature(function, where)
+        check_options(where, chosen, version, ttl, timeout_s, concurrency)
+        input_type, output = check_signature(function, where)
         return Predictor(
             name=chosen,
             version=version,
@@ -179,122 +116,3 @@ def predictor(
         )
 
     return decorate
-
-
-def _where(target: Callable[..., Any]) -> str:
-    try:
-        return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
-    except (OSError, TypeError):
-        return getattr(target, "__qualname__", repr(target))
-
-
-def _predict_function(target: Callable[..., Any], where: str) -> Callable[..., Any]:
-    if not inspect.isclass(target):
-        return target
-    predict: Callable[..., Any] | None = getattr(target, "predict", None)
-    if predict is None or not callable(predict):
-        msg = f"{where}: class {target.__name__} has no method `predict(self, input: Model) -> Output`"
-        raise InvalidPredictor(msg)
-    return predict
-
-
-def _check_options(where: str, name: str, version: str, ttl: float, timeout_s: float, concurrency: int | None) -> None:
-    if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
-        problem = f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
-    elif not version or len(version) > 100 or not version.isprintable():
-        problem = f"version {version!r} must be 1 to 100 printable characters"
-    elif not 0 <= ttl < float("inf"):
-        problem = f"ttl must be 0 or more seconds, not {ttl!r}"
-    elif not 0 < timeout_s < float("inf"):
-        problem = f"timeout_s must be above 0, not {timeout_s!r}"
-    elif concurrency is not None and concurrency < 1:
-        problem = f"concurrency must be 1 or more, not {concurrency!r}"
-    else:
-        return
-    msg = f"{where}: @predictor: {problem}"
-    raise InvalidPredictor(msg)
-
-
-def _check_signature(function: Callable[..., Any], where: str) -> tuple[type[BaseModel], TypeAdapter[Any]]:
-    example = f"`def {function.__name__}(features: Features) -> Price:`"
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
-        msg = f"{where}: {error}; its annotations must name types that exist at module level"
-        raise InvalidPredictor(msg) from error
-    if len(parameters) != 1 or parameters[0].kind not in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    ):
-        msg = f"{where}: {function.__name__} must take exactly one positional parameter, as in {example}"
-        raise InvalidPredictor(msg)
-    input_type = hints.get(parameters[0].name)
-    if not (inspect.isclass(input_type) and issubclass(input_type, BaseModel)):
-        msg = f"{where}: annotate `{parameters[0].name}` with a pydantic model, as in {example}"
-        raise InvalidPredictor(msg)
-    if "return" not in hints:
-        msg = f"{where}: annotate what {function.__name__} returns, as in {example}"
-        raise InvalidPredictor(msg)
-    try:
-        check_schema(input_type)
-        return input_type, TypeAdapter(_without_answer(hints["return"]))
-    except LossySchema as error:
-        msg = f"{where}: {error}"
-        raise InvalidPredictor(msg) from error
-    except PydanticSchemaGenerationError as error:
-        msg = f"{where}: pydantic cannot validate the return type {hints['return']!r}; return a pydantic model"
-        raise InvalidPredictor(msg) from error
-
-
-def _without_answer(annotation: Any) -> Any:
-    """`Answer[Price]` and `Price | Answer[Price]` both declare the output `Price`."""
-    if get_origin(annotation) is Answer:
-        return get_args(annotation)[0]
-    if get_origin(annotation) in (Union, types.UnionType):
-        return Union[tuple(_without_answer(argument) for argument in get_args(annotation))]  # noqa: UP007 - built at run time
-    return annotation
-
-
-def find_predictors(paths: Iterable[str]) -> list[Predictor]:
-    """Import predictors by `module:name`, the current folder included.
-
-    Raises:
-        InvalidPredictor: one line that says which path is wrong and why.
-    """
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found = [_find(path) for path in paths]
-    for index, one in enumerate(found):
-        if any(one.name == other.name for other in found[:index]):
-            msg = f"two predictors are named {one.name!r}; give one another name in @predictor(name=...)"
-            raise InvalidPredictor(msg)
-    return found
-
-
-def _find(path: str) -> Predictor:
-    module_name, separator, attribute = path.partition(":")
-    if not separator or not module_name or not attribute:
-        msg = f"{path!r}: write it as module:name, e.g. examples.price:price"
-        raise InvalidPredictor(msg)
-    try:
-        module = importlib.import_module(module_name)
-    except InvalidPredictor:
-        raise
-    except ModuleNotFoundError as error:
-        msg = f"{path!r}: {error.msg}"
-        raise InvalidPredictor(msg) from error
-    except Exception as error:
-        msg = f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}"
-        raise InvalidPredictor(msg) from error
-    value = getattr(module, attribute, None)
-    if isinstance(value, Predictor):
-        return value
-    if value is not None:
-        msg = f"{path!r} is not a predictor; decorate it with @predictor()"
-        raise InvalidPredictor(msg)
-    known = [name for name, one in vars(module).items() if isinstance(one, Predictor)]
-    close = difflib.get_close_matches(attribute, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known) or 'no predictors'}"
-    msg = f"{path!r}: {module_name} has no {attribute!r}{hint}"
-    raise InvalidPredictor(msg)

@@ -5,13 +5,12 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 """
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from responder.cache import Cache, CacheUnavailable, Entry, decode_entry, encode_entry
+from responder.cache import CachedAnswers, Entry
 from responder.flight import Flight, Flights
 from responder.freshness import hit, is_fresh, is_usable
 from responder.logs import logger
@@ -39,26 +38,16 @@ class Service:
     """Answers requests.
 
     Args:
-        cache: where answers are kept.
+        answers: where answers are kept.
         deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
         pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
-        clock_ms: wall clock, in milliseconds since the Unix epoch; ages are read from it.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        deliver: Callable[[list[Reply]], None],
-        *,
-        pending: int,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
-        self._cache = cache
+    def __init__(self, answers: CachedAnswers, deliver: Callable[[list[Reply]], None], *, pending: int) -> None:
+        self._answers = answers
         self._deliver = deliver
         self._pending = pending
-        self._clock_ms = clock_ms
         self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
-        self._cache_was_down = False
 
     def __repr__(self) -> str:
         return f"<Service {dict(self._flights)!r}>"
@@ -72,13 +61,21 @@ class Service:
             refusal = self._refusal(request, now, keyed)
             if refusal is not None:
                 replies.append(Reply(request, refusal, refusal.status))
-        entries, cache_up = await self._look_up(keyed)
-        now_ms = self._clock_ms()
-        for (request, digest), entry in zip(keyed, entries, strict=True):
+        found = await self._answers.look_up(
+            {
+                digest: request.model.keys.value_name(digest)
+                for request, digest in keyed
+                if not request.directives.no_cache
+            }
+        )
+        entries = found or {}
+        now_ms = self._answers.now_ms()
+        for request, digest in keyed:
+            entry = None if request.directives.no_cache else entries.get(digest)
             if entry is not None and is_usable(entry, request.directives, now_ms):
                 outcome = hit(entry, now_ms)
                 replies.append(Reply(request, outcome, outcome.status))
-            elif (refusal := self._launch(request, digest, entry, cache_up=cache_up)) is not None:
+            elif (refusal := self._launch(request, digest, entry, cache_up=found is not None)) is not None:
                 replies.append(Reply(request, refusal, refusal.status))
         if replies:
             self._deliver(replies)
@@ -109,30 +106,6 @@ class Service:
             log.error("key_failed", model=request.model.name, exc_info=error)
             return failure(Code.INTERNAL, "the responder failed on this request")
         return None
-
-    async def _look_up(self, keyed: Sequence[tuple[Request, bytes]]) -> tuple[list[Entry | None], bool]:
-        """The entries of a batch, and whether the cache answered."""
-        names = {
-            digest: request.model.keys.value_name(digest)
-            for request, digest in keyed
-            if not request.directives.no_cache
-        }
-        if not names:
-            return [None] * len(keyed), True
-        try:
-            values = dict(zip(names, await self._cache.get_many(list(names.values())), strict=True))
-        except CacheUnavailable as error:
-            if not self._cache_was_down:
-                log.warning("cache_down", problem=str(error))
-            self._cache_was_down = True
-            return [None] * len(keyed), False
-        if self._cache_was_down:
-            log.info("cache_back")
-        self._cache_was_down = False
-        return [
-            None if request.directives.no_cache or (value := values[digest]) is None else decode_entry(digest, value)
-            for request, digest in keyed
-        ], True
 
     def _launch(self, request: Request, digest: bytes, entry: Entry | None, *, cache_up: bool) -> Outcome | None:
         """Board a request on a flight; or say why not."""
@@ -182,36 +155,26 @@ class Service:
             self._deliver(replies)
 
     async def _fly(self, work: _Work, flight: Flight[Request]) -> Outcome:
-        if work.look_again and (outcome := await self._look_again(work)) is not None:
-            return outcome
-        outcome = await work.model.answer(work.body, flight.start)
-        keep = work.store and outcome.code is None and outcome.ttl_s * 1000 >= 1
-        stored = keep and await self._store(work, outcome)
-        return replace(outcome, status=replace(outcome.status, fwd=work.fwd, stored=stored))
+        """Look again, call the model, store.
 
-    async def _look_again(self, work: _Work) -> Outcome | None:
-        """The race that makes this look-up necessary: A misses; B, in the air already for the same key, stores and
-        lands; only then does A find no flight to join and begin its own. Without a second look, inside the flight,
-        A would call the model for a value that is there.
+        The race that makes the second look-up necessary: A misses; B, in the air already for the same key, stores
+        and lands; only then does A find no flight to join and begin its own. Without a second look, inside the
+        flight, A would call the model for a value that is there.
         """
-        try:
-            (value,) = await self._cache.get_many([work.model.keys.value_name(work.digest)])
-        except CacheUnavailable:
-            return None
-        entry = None if value is None else decode_entry(work.digest, value)
-        now_ms = self._clock_ms()
-        return hit(entry, now_ms) if entry is not None and is_fresh(entry, now_ms) else None
-
-    async def _store(self, work: _Work, outcome: Outcome) -> bool:
-        now_ms = self._clock_ms()
-        ttl_ms = round(outcome.ttl_s * 1000)
-        entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body)
-        try:
-            await self._cache.put(work.model.keys.value_name(work.digest), encode_entry(work.digest, entry), ttl_ms)
-        except CacheUnavailable as error:
-            log.warning("not_stored", model=work.model.name, problem=str(error))
-            return False
-        return True
+        name = work.model.keys.value_name(work.digest)
+        if work.look_again:
+            found = await self._answers.look_up({work.digest: name})
+            entry = found and found[work.digest]
+            now_ms = self._answers.now_ms()
+            if entry and is_fresh(entry, now_ms):
+                return hit(entry, now_ms)
+        outcome = await work.model.answer(work.body, flight.start)
+        stored = work.store and outcome.code is None
+        if stored:
+            stored = await self._answers.store(
+                work.digest, name, outcome.body, ttl_s=outcome.ttl_s, duration_ms=outcome.duration_ms
+            )
+        return replace(outcome, status=replace(outcome.status, fwd=work.fwd, stored=stored))
 
 
 def _stop_timer(request: Request) -> None:

@@ -9,27 +9,17 @@ Text is not normalised.
 
 import math
 import struct
-import types
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, NaiveDatetime, PastDate, PastDatetime
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _KEY_EXCLUDED = "exclude_from_key"
-_SCALARS = (type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
-_DATE_RULES = (
-    AwareDatetime,
-    NaiveDatetime,
-    PastDatetime,
-    FutureDatetime,
-    PastDate,
-    FutureDate,
-)  # values are plain dates
 
 
 def exclude_from_key() -> dict[str, Any]:
@@ -39,10 +29,6 @@ def exclude_from_key() -> dict[str, Any]:
 
 class NotCanonical(ValueError):
     """A value that has no canonical form; the message names it and says why."""
-
-
-class LossySchema(TypeError):
-    """An input schema with a field that cannot be encoded without loss; the message says what to do."""
 
 
 def canonical_bytes(value: Any) -> bytes:
@@ -109,7 +95,7 @@ def _mapping(value: Mapping[Any, Any], out: list[bytes]) -> None:
 
 def _model(value: BaseModel, out: list[bytes]) -> None:
     cls = type(value)
-    names = [name for name, field in cls.model_fields.items() if not _is_excluded(field)]
+    names = [name for name, field in cls.model_fields.items() if not is_excluded(field)]
     _put(b"M", cls.__qualname__.encode(), out)
     out.append(b"%d:" % len(names))
     for name in names:
@@ -118,7 +104,8 @@ def _model(value: BaseModel, out: list[bytes]) -> None:
     _mapping(value.model_extra or {}, out)
 
 
-def _is_excluded(field: FieldInfo) -> bool:
+def is_excluded(field: FieldInfo) -> bool:
+    """Whether a field was declared out of the key."""
     extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get(_KEY_EXCLUDED))
 
@@ -150,68 +137,3 @@ _ENCODERS: dict[type, Callable[[Any, list[bytes]], None]] = {
     UUID: lambda value, out: _put(b"U", value.bytes, out),
     Decimal: _decimal,
 }
-
-
-def check_schema(model: type[BaseModel]) -> None:
-    """Refuse an input schema that the canonical form could not tell values of apart.
-
-    Raises:
-        LossySchema: names the field and what to declare instead.
-    """
-    _check_model(model, model.__name__, set())
-
-
-def _check_model(model: type[BaseModel], path: str, seen: set[type]) -> None:
-    if model in seen:
-        return
-    seen.add(model)
-    for name, field in model.model_fields.items():
-        if not _is_excluded(field):
-            _check(field.annotation, f"{path}.{name}", seen)
-
-
-def _check(annotation: Any, path: str, seen: set[type]) -> None:
-    annotation = getattr(annotation, "__value__", annotation)  # a `type X = ...` alias
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is dict and arguments[0] is not str and not _is_string_alias(arguments[0]):
-        raise _lossy(path, annotation, "declare the keys as `str`")
-    if origin is not None:
-        if origin not in (Annotated, Literal, Union, types.UnionType, list, tuple, dict):
-            raise _lossy(path, annotation, _ADVICE.get(origin, _GENERAL_ADVICE))
-        for part in _parts(origin, arguments):
-            _check(part, path, seen)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        _check_model(annotation, path, seen)
-    elif not _is_closed(annotation):
-        raise _lossy(path, annotation, _ADVICE.get(annotation, _GENERAL_ADVICE))
-
-
-def _parts(origin: Any, arguments: tuple[Any, ...]) -> list[Any]:
-    """The types inside a generic one that must have a canonical form themselves."""
-    if origin is Annotated:
-        return [arguments[0]]
-    if origin is Literal:
-        return [type(argument) for argument in arguments]
-    return [argument for argument in arguments if argument is not Ellipsis]
-
-
-def _is_closed(annotation: Any) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return True
-    return annotation is Any or annotation in (*_SCALARS, None, *_DATE_RULES, list, tuple, dict)
-
-
-def _is_string_alias(annotation: Any) -> bool:
-    return get_origin(annotation) is Annotated and get_args(annotation)[0] is str
-
-
-_GENERAL_ADVICE = "use a type of the closed set (see schemas/canonical.py), or leave the field out of the key"
-_ADVICE: dict[Any, str] = {
-    set: "sets have no order: declare a list, sorted by a validator",
-    frozenset: "sets have no order: declare a tuple, sorted by a validator",
-}
-
-
-def _lossy(path: str, annotation: Any, advice: str) -> LossySchema:
-    shown = getattr(annotation, "__name__", None) if get_origin(annotation) is None else None
-    return LossySchema(f"{path}: {shown or annotation} cannot be part of a cache key without loss; {advice}")

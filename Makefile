@@ -1,0 +1,29 @@
+# `make` alone says what there is.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+SERVERS := $(PY) -m deploy.servers --
+
+.PHONY: help setup demo test check fmt lock
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: .venv/.ready  ## a virtual environment with the locked dependencies
+.venv/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml deploy/setup
+	@deploy/setup
+
+demo: setup  ## everything up, the seed's experiment for real: one table and one picture
+	@$(SERVERS) $(PY) -m benchmarks.demo $(DEMO)
+
+test: setup check  ## everything up, every test that this machine can run
+	@$(PY) -m pytest --servers $(PYTEST)
+
+check: setup  ## style, types, import rules
+	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+
+fmt: setup  ## format and mend what can be mended
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format --quiet .
+
+lock: setup  ## resolve the dependencies anew into requirements/*.txt
+	@deploy/lock

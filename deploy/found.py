@@ -1,0 +1,62 @@
+"""Servers as they were found, and the reaper that ends what must not outlive a command."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class NoServers(Exception):
+    """There is no way to get the servers here; the message says what to install."""
+
+
+class Server(Protocol):
+    """One server that can be hurt."""
+
+    url: str
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+
+    def start(self) -> None:
+        """Start it again, on the same port, and wait until it answers."""
+
+    def freeze(self) -> None:
+        """Stop it without closing its sockets."""
+
+    def thaw(self) -> None:
+        """Let it go on."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where they are, and how they came about."""
+
+    amqp_url: str
+    redis_url: str
+    source: str
+    broker: Server | None = None
+    redis: Server | None = None
+
+
+def say(text: str) -> None:
+    """One step, in one line, to standard error."""
+    print(f"servers: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reaper(cleanup: str) -> Iterator[None]:
+    """Run a shell command when this process has ended in any way without leaving this context."""
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' INT TERM HUP; read -r word; [ \"$word\" = done ] || {{ sleep 0.5; {cleanup}; }}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        process.communicate(b"done\n")

@@ -1,0 +1,273 @@
+"""RabbitMQ and Redis as throw-away processes of ours, on free ports of the loopback."""
+
+import contextlib
+import ctypes
+import os
+import random
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from deploy.found import NoServers, Servers, reaper, say
+
+START_TIMEOUT_S = 60.0
+_COOKIE = "responder-throw-away"
+_DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
+
+
+def have_binaries() -> bool:
+    """Whether both servers are installed."""
+    return _rabbitmq_server() is not None and shutil.which("redis-server") is not None
+
+
+@contextmanager
+def binaries() -> Iterator[Servers]:
+    """Throw-away instances in a temporary folder, installed first where that is possible."""
+    if not have_binaries():
+        _install()
+    shm = Path("/dev/shm")
+    parent = shm if os.access(shm, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="responder-servers-", dir=parent))
+    with reaper(f"rm -rf {shlex.quote(str(folder))}"), ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        began = time.monotonic()
+        redis = stack.enter_context(RedisProcess.running(folder / "redis"))
+        broker = stack.enter_context(BrokerProcess.running(folder / "rabbitmq"))
+        say(f"RabbitMQ and Redis run from their binaries ({time.monotonic() - began:.1f} s)")
+        yield Servers(broker.url, redis.url, "binaries", broker, redis)
+
+
+def _install() -> None:
+    packages = ["rabbitmq-server", "redis-server"]
+    if not Path("/etc/debian_version").exists() or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        wanted = " and ".join(packages)
+        msg = f"RabbitMQ and Redis are needed: start Docker, or install {wanted}, or set AMQP_URL and REDIS_URL"
+        raise NoServers(msg)
+    say(f"installing {' and '.join(packages)} from Debian's packages")
+    policy = Path("/usr/sbin/policy-rc.d")
+    with ExitStack() as stack:
+        if not policy.exists():  # or the packages would start their own services
+            policy.write_text("#!/bin/sh\nexit 101\n")
+            policy.chmod(0o755)
+            stack.callback(policy.unlink)
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for step in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            done = subprocess.run(
+                ["apt-get", "-q", *step], env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0 and step != ["update"]:
+                msg = f"apt-get {' '.join(step)} failed: {done.stderr.strip()[-500:]}"
+                raise NoServers(msg)
+
+
+def _rabbitmq_server() -> str | None:
+    """The server's own script; Debian's wrapper in /usr/sbin changes the user."""
+    debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return str(debian) if debian.exists() else shutil.which("rabbitmq-server")
+
+
+def free_port() -> int:
+    """A free port of the loopback, below the ephemeral range, where a client's own port could take it."""
+    for port in random.sample(range(20_000, 32_000), 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    msg = "no free port between 20000 and 32000"
+    raise NoServers(msg)
+
+
+def _dies_with_us() -> None:
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+
+
+class _Process:
+    """A server process of ours: started, waited for, killed, started again."""
+
+    command: list[str]
+    environment: dict[str, str]
+    folder: Path
+    port: int
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def answers(self) -> bool:
+        """Whether it speaks its protocol; an open port alone is not enough."""
+        raise NotImplementedError  # pragma: no cover
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_dies_with_us if sys.platform == "linux" else None,
+            )
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > give_up_at:
+                tail = (self.folder / "log").read_text(errors="replace")[-1500:]
+                msg = f"{self.command[0]} did not start:\n{tail}"
+                raise NoServers(msg)
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL it and everything that it started."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: its sockets stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+
+
+class RedisProcess(_Process):
+    """A Redis that keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        folder.mkdir()
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.environment = dict(os.environ)
+        self.command = [
+            shutil.which("redis-server") or "redis-server",
+            *(
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                str(folder),
+            ),
+            *("--enable-debug-command", "yes"),
+        ]
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator["RedisProcess"]:
+        """A running one."""
+        one = cls(folder)
+        try:
+            one.start()
+            yield one
+        finally:
+            one.kill()
+
+    def answers(self) -> bool:
+        return _says(self.port, b"PING\r\n", b"+PONG")
+
+
+class BrokerProcess(_Process):
+    """A RabbitMQ node of its own, with its own epmd, cookie, data and log."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        folder.mkdir()
+        self.folder, self.port = folder, free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        cookie = folder / ".erlang.cookie"
+        cookie.write_text(_COOKIE)
+        cookie.chmod(0o400)
+        (folder / "plugins").write_text("[].")
+        (folder / "rabbitmq.conf").write_text("log.console = true\nlog.console.level = warning\n")
+        (folder / "advanced.config").write_text("[].")
+        (folder / "conf.d").mkdir()
+        epmd_port = free_port()
+        self._epmd = [shutil.which("epmd") or "epmd", "-address", "127.0.0.1", "-port", str(epmd_port)]
+        self._epmd_process: subprocess.Popen[bytes] | None = None
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        self.environment = kept | {
+            "HOME": str(folder),
+            "NOTIFY_SOCKET": "none",  # the start script then becomes the VM instead of its parent
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"responder{self.port}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "logs"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_FEATURE_FLAGS_FILE": str(folder / "feature_flags"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
+            "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        self.command = [_rabbitmq_server() or "rabbitmq-server"]
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator["BrokerProcess"]:
+        """A running one."""
+        one = cls(folder)
+        try:
+            one._epmd_process = subprocess.Popen(
+                one._epmd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                preexec_fn=_dies_with_us if sys.platform == "linux" else None,
+            )
+            one.start()
+            yield one
+        finally:
+            one.kill()
+            if one._epmd_process is not None:
+                one._epmd_process.kill()
+                one._epmd_process.wait()
+
+    def answers(self) -> bool:
+        return _says(self.port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
+
+    def control(self, *words: str) -> str:
+        """Run `rabbitmqctl` on this node."""
+        tool = Path(self.command[0]).with_name("rabbitmqctl")
+        command = [str(tool), "-n", self.environment["RABBITMQ_NODENAME"], *words]
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
+
+
+def _says(port: int, question: bytes, answer: bytes) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(question)
+            return connection.recv(len(answer)) == answer
+    except OSError:
+        return False
