@@ -4,14 +4,12 @@ An `Inbox` yields lists of deliveries and takes their settlements; an `Outbox` t
 reports, in lists, what became of each. Each keeps a connection of its own and brings it back when it ends.
 """
 
-from lane.connection import BrokerRefused
 from lane.inbox import Inbox
 from lane.outbox import Outbox
 from lane.port import Binding, Delivery, Fate, Message, Properties, QueueSpec, Settlement
 
 __all__ = [
     "Binding",
-    "BrokerRefused",
     "Delivery",
     "Fate",
     "Inbox",

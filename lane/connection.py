@@ -1,5 +1,9 @@
 """The glue to aio-pika: one supervised connection with one channel, brought back whenever either ends.
 
+aio-pika and aiormq keep the URL, TLS, authentication, heartbeats, the channel and its declarations. Between
+them and the socket stands a stream protocol of ours, put there through aiormq's `TransportFactory`: it
+keeps the frames that carry messages and passes every other frame on, untouched.
+
 A connection carries one channel, and when one of the two ends both end. So an *epoch* is simply the time
 between two connections: delivery tags and confirm numbers of an ended epoch are forgotten with it, and
 no channel number is ever used twice on one socket.
@@ -12,14 +16,18 @@ every channel from coming back.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self, cast
 
 import aio_pika
-from aio_pika.abc import AbstractChannel
-from aiormq.exceptions import AMQPConnectionError, AMQPError
+import aiormq
+from aiormq.abc import AbstractChannel
 from yarl import URL
+
+from lane import frames
+from lane.frames import Event, FrameError, Splitter
 
 log = logging.getLogger("lane")
 
@@ -27,15 +35,171 @@ CONNECT_TIMEOUT_S = 10.0
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
+CLOSE_PAUSE_S = 0.01  # aio-pika runs its close callbacks in tasks, which end a little later
+PASS_HEARTBEAT_EVERY_S = 1.0
 # Errors of a connection or a channel that end an epoch and are no fault of this program.
-LINK_ERRORS = (AMQPError, ConnectionError, OSError, asyncio.TimeoutError)
+LINK_ERRORS = (aiormq.AMQPError, ConnectionError, OSError, asyncio.TimeoutError)
+
+_WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED)
 
 
-class BrokerRefused(Exception):
-    """The broker refuses what was asked (a declaration, a permission); trying again as it is will not help."""
+class User(Protocol):
+    """What a link serves: an inbox or an outbox."""
+
+    async def opened(self, channel: "Channel") -> None:
+        """An epoch begins. When this raises, the epoch ends."""
+
+    def received(self, events: list[Event]) -> None:
+        """What one read of the socket brought."""
+
+    def writable(self) -> None:
+        """The socket takes more, after `Channel.can_write` was False."""
+
+    def lost(self) -> None:
+        """The epoch has ended. Called in the same step in which that is known, once for each `opened`."""
 
 
-Setup = Callable[[AbstractChannel], Awaitable[None]]
+@dataclass(slots=True, eq=False)
+class Channel:
+    """One epoch's channel: aiormq's for declarations, and the socket for messages."""
+
+    amqp: AbstractChannel
+    wire: "Wire"
+    epoch: int
+
+    @property
+    def number(self) -> int:
+        """The channel's number on its connection."""
+        return self.amqp.number
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame that was agreed on, overhead included."""
+        return int(self.amqp.connection.connection_tune.frame_max) or 131_072
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the socket's buffer has room and the broker has not blocked publishers."""
+        return self.wire.can_write
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames."""
+        self.wire.write(data)
+
+
+class Wire(asyncio.StreamReaderProtocol):
+    """Stands between the socket and aiormq's reader."""
+
+    def __init__(self, reader: asyncio.StreamReader, splitter: Splitter, link: "Link") -> None:
+        super().__init__(reader)
+        self._splitter = splitter
+        self._link = link
+        self._passed_at = 0.0
+        self._socket: asyncio.Transport | None = None
+        self._is_full = False
+        self._is_blocked = False
+
+    @property
+    def can_write(self) -> bool:
+        return self._socket is not None and not self._is_full and not self._is_blocked
+
+    def write(self, data: bytes) -> None:
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.write(data)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._socket = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events, passed = self._splitter.feed(data)
+        except FrameError as error:
+            log.error("%s; dropping the connection", error)
+            if self._socket is not None:
+                self._socket.abort()
+            return
+        now = asyncio.get_running_loop().time()
+        if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
+            # aiormq takes the time of its last frame for the time of the broker's last sign of life.
+            passed = frames.HEARTBEAT_FRAME
+        if passed:
+            self._passed_at = now
+            super().data_received(passed)
+        if events:
+            self._link.received(self._watch(events))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_full = False
+        self._link.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._socket = None
+        self._link.end(exc or ConnectionError("the broker closed the connection"))
+        super().connection_lost(exc)
+
+    def _watch(self, events: list[Event]) -> list[Event]:
+        """Take out what concerns the link itself."""
+        for event in events:
+            if event.method in _WATCHED:
+                break
+        else:
+            return events
+        kept = []
+        for event in events:
+            match event.method:
+                case frames.CHANNEL_CLOSE:
+                    self._link.end(ConnectionError(_close_reason(event.arguments)))
+                case frames.BASIC_CANCEL:
+                    self._link.end(ConnectionError("the broker cancelled a consumer"))
+                case frames.CONNECTION_BLOCKED:
+                    self._is_blocked = True
+                case frames.CONNECTION_UNBLOCKED:
+                    self._is_blocked = False
+                    self._link.writable()
+                case _:
+                    kept.append(event)
+        return kept
+
+
+def _close_reason(arguments: bytes) -> str:
+    code = int.from_bytes(arguments[:2])
+    return f"{code} {arguments[3 : 3 + arguments[2]].decode('utf-8', 'replace')}"
+
+
+class _Transports(aiormq.TransportFactory):
+    """Opens sockets with a `Wire` on them."""
+
+    def __init__(self, make_wire: Callable[[asyncio.StreamReader], Wire]) -> None:
+        self._make_wire = make_wire
+        self.wire: Wire | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        provider: aiormq.SSLContextProvider = kwargs.pop("ssl_context_provider")
+        context = await provider.get_context() if url.scheme == "amqps" else None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        try:
+            transport, wire = await loop.create_connection(
+                lambda: self._make_wire(reader), url.host or "localhost", url.port or 5672, ssl=context, **kwargs
+            )
+        except OSError as error:
+            raise aiormq.AMQPConnectionError(*error.args) from error
+        self.wire = wire
+        return reader, asyncio.StreamWriter(transport, wire, reader, loop)
+
+
+class _Connection(aio_pika.Connection):
+    """aio-pika's connection on a transport of ours; its constructor drops parameters that it does not know."""
+
+    def __init__(self, url: URL, *args: Any, transports: _Transports, **kwargs: Any) -> None:
+        super().__init__(url, *args, **kwargs)
+        self.kwargs["transport_factory"] = transports
 
 
 class Link:
@@ -43,23 +207,35 @@ class Link:
 
     Args:
         url: an AMQP URL; its user, password, virtual host, TLS and query options are aio-pika's.
+        user: whom it serves.
         name: shown in RabbitMQ's list of connections.
         heartbeat_s: a dead peer is noticed after about three times this.
-        setup: run on each new channel; when it fails, the epoch ends and the next one begins after a delay.
-        lost: called, synchronously, in the same step in which an epoch is known to have ended.
+        keep: the methods that the user handles.
+        confirms: put the channel into confirm mode.
+        max_body_bytes: of a message that is received; a larger one comes without its body.
     """
 
     def __init__(
-        self, url: str, *, name: str, heartbeat_s: int, confirms: bool, setup: Setup, lost: Callable[[], None]
+        self,
+        url: str,
+        user: User,
+        *,
+        name: str,
+        heartbeat_s: int,
+        keep: Collection[bytes],
+        confirms: bool,
+        max_body_bytes: int = 16 * 2**20,
     ) -> None:
         self._url = URL(url).update_query(heartbeat=str(heartbeat_s), name=name)
+        self._user = user
         self._name = name
+        self._keep = keep
         self._confirms = confirms
-        self._setup = setup
-        self._lost = lost
+        self._max_body_bytes = max_body_bytes
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._ended: asyncio.Future[None] | None = None
+        self._is_open = False
         self.epoch = 0
         self.last_error: str | None = None
 
@@ -75,9 +251,24 @@ class Link:
         """Wait until a channel is open and set up."""
         await self._up.wait()
 
-    def restart(self, why: str) -> None:
-        """End this epoch and begin another."""
-        self._end(ConnectionError(why))
+    def received(self, events: list[Event]) -> None:
+        """From the wire."""
+        if events and self._is_open:
+            self._user.received(events)
+
+    def writable(self) -> None:
+        """From the wire."""
+        if self._is_open:
+            self._user.writable()
+
+    def end(self, error: Exception) -> None:
+        """End this epoch; the next one begins after a delay."""
+        if self._is_open:
+            self._is_open = False
+            self._up.clear()
+            self._user.lost()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._supervise(), name=f"link {self._name}")
@@ -92,50 +283,50 @@ class Link:
                 await self._task
 
     async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
         delay_s = FIRST_DELAY_S
         while True:
-            began = asyncio.get_running_loop().time()
+            began = loop.time()
             try:
                 await self._one_epoch()
             except LINK_ERRORS as error:
                 self.last_error = describe(error)
+                if loop.time() - began > MAX_DELAY_S:
+                    delay_s = FIRST_DELAY_S
                 log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
-            if asyncio.get_running_loop().time() - began > MAX_DELAY_S:
-                delay_s = FIRST_DELAY_S
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
     async def _one_epoch(self) -> None:
         self.epoch += 1
         self._ended = asyncio.get_running_loop().create_future()
-        connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_S)
-        connection.close_callbacks.add(self._on_closed)
+        transports = _Transports(lambda reader: Wire(reader, self._splitter(), self))
+        connection = _Connection(self._url, transports=transports)
         try:
-            channel = connection.channel(publisher_confirms=self._confirms, on_return_raises=False)
-            await asyncio.wait_for(channel.initialize(), CONNECT_TIMEOUT_S)
-            channel.close_callbacks.add(self._on_closed)
-            try:
-                await self._setup(channel)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connection.connect()
+                opened = connection.channel(publisher_confirms=self._confirms, on_return_raises=False)
+                await opened.initialize()
+                amqp = await opened.get_underlay_channel()
+                if transports.wire is None:
+                    raise ConnectionError("aiormq did not use the transport factory")
+                self._is_open = True
+                await self._user.opened(Channel(amqp, transports.wire, self.epoch))
+            if self._is_open:
                 self.last_error = None
                 self._up.set()
-                await self._ended
-            finally:
-                self._up.clear()
-                self._lost()
+            await self._ended
         finally:
+            self.end(ConnectionError("closed"))
+            self._ended.exception()  # seen, whoever waits
             with contextlib.suppress(*LINK_ERRORS):
                 await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+            await asyncio.sleep(CLOSE_PAUSE_S)
 
-    def _on_closed(self, _sender: object, error: BaseException | None = None) -> None:
-        self._end(error if isinstance(error, LINK_ERRORS) else ConnectionError("closed"))
-
-    def _end(self, error: Exception) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_exception(error)
+    def _splitter(self) -> Splitter:
+        return Splitter(self._keep, _WATCHED, self._max_body_bytes)
 
 
 def describe(error: BaseException) -> str:
-    """One line about a connection error, without the URL's password."""
-    if isinstance(error, AMQPConnectionError) and error.__cause__ is not None and not str(error):
-        return describe(error.__cause__)
+    """One line about a connection error."""
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,23 +1,18 @@
-"""Deliveries in, in batches; settlements out."""
+"""Deliveries in, in batches; settlements out, in one write for each turn of the event loop."""
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from aio_pika.abc import AbstractChannel
-from aiormq.abc import AbstractChannel as UnderlayChannel
-from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import AMQPError
+from lane import frames
+from lane.connection import LINK_ERRORS, Channel, Link
+from lane.frames import Event, consumer_and_tag, encode_settlement, locate
+from lane.port import Delivery, QueueSpec, Settlement
+from lane.window import AckWindow
 
-from lane.connection import LINK_ERRORS, Link
-from lane.port import Delivery, Properties, QueueSpec, Settlement
-
-log = logging.getLogger("lane")
-
-RECONSUME_DELAY_S = 0.5
+_BASIC_REJECT = b"\x00\x3c\x00\x5a"
 
 
 class Inbox:
@@ -28,6 +23,7 @@ class Inbox:
         queues: what to consume; each is declared first unless `declare` is False.
         prefetch: how many unsettled deliveries the broker may leave with us, for each queue.
         headers: the names of the headers to look for in every message.
+        max_body_bytes: a larger body is skipped as it arrives; its delivery has `body` None.
         no_ack: the broker forgets a message when it has sent it; nothing is to be settled.
 
     Use it as `async with inbox: async for batch in inbox: ...`. Iteration ends after `stop()`.
@@ -41,27 +37,36 @@ class Inbox:
         name: str,
         prefetch: int,
         heartbeat_s: int = 10,
-        headers: Iterable[bytes] = (),
+        headers: Collection[bytes] = (),
+        max_body_bytes: int = 16 * 2**20,
         no_ack: bool = False,
         declare: bool = True,
     ) -> None:
         self._queues = queues
         self._prefetch = prefetch
-        self._headers = [(name.decode("ascii"), name) for name in headers]
+        self._headers = frozenset(headers)
         self._no_ack = no_ack
         self._declare = declare
         self._link = Link(
-            url, name=name, heartbeat_s=heartbeat_s, confirms=False, setup=self._set_up, lost=self._forget
+            url,
+            self,
+            name=name,
+            heartbeat_s=heartbeat_s,
+            keep=(frames.BASIC_DELIVER,),
+            confirms=False,
+            max_body_bytes=max_body_bytes,
         )
-        self._channel: UnderlayChannel | None = None
-        self._consumer_tags: list[str] = []
+        self._channel: Channel | None = None
+        self._queue_of: dict[bytes, str] = {}
         self._arrived: list[Delivery] = []
         self._wake = asyncio.Event()
         self._stopping = False
-        self._unsettled = 0
+        self._window = AckWindow()
+        self._singles: list[bytes] = []
+        self._flush_scheduled = False
 
     def __repr__(self) -> str:
-        return f"<Inbox {self._link!r} arrived={len(self._arrived)} unsettled={self._unsettled}>"
+        return f"<Inbox {self._link!r} arrived={len(self._arrived)} unsettled={self.unsettled}>"
 
     @property
     def is_consuming(self) -> bool:
@@ -71,16 +76,16 @@ class Inbox:
     @property
     def unsettled(self) -> int:
         """Deliveries of this epoch that are not settled yet."""
-        return self._unsettled
-
-    async def consuming(self) -> None:
-        """Wait until every queue has a consumer."""
-        await self._link.up()
+        return self._window.unsettled
 
     @property
     def last_error(self) -> str | None:
         """Why the last attempt to connect failed, in one line; None once it has worked."""
         return self._link.last_error
+
+    async def consuming(self) -> None:
+        """Wait until every queue has a consumer."""
+        await self._link.up()
 
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
@@ -91,6 +96,7 @@ class Inbox:
     ) -> None:
         self._stopping = True
         self._wake.set()
+        self._flush()
         await self._link.__aexit__(kind, error, trace)
 
     async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
@@ -109,105 +115,93 @@ class Inbox:
         channel = self._channel
         if channel is not None:
             with contextlib.suppress(*LINK_ERRORS):
-                for consumer_tag in self._consumer_tags:
-                    await channel.basic_cancel(consumer_tag, timeout=2.0)
+                for consumer in self._queue_of:
+                    await channel.amqp.basic_cancel(consumer.decode(), timeout=2.0)
         unread, self._arrived = self._arrived, []
         self.settle(unread, Settlement.REQUEUE)
         self._wake.set()
 
     def settle(self, deliveries: Iterable[Delivery], settlement: Settlement) -> None:
         """Tell the broker what became of deliveries. Those of an ended epoch are forgotten: it has them back."""
-        if self._no_ack:
+        channel = self._channel
+        if self._no_ack or channel is None:
             return
         for delivery in deliveries:
-            if delivery.epoch == self._link.epoch and self._channel is not None:
-                self._unsettled -= 1
-                self._writes.put_nowait((delivery.tag, settlement))
+            if delivery.epoch != channel.epoch:
+                continue
+            if settlement is Settlement.ACK:
+                self._window.ack(delivery.tag)
+            elif self._window.settle(delivery.tag):
+                self._singles.append(_refusal(channel.number, delivery.tag, settlement))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    async def settled(self) -> None:
-        """Wait until every settlement so far is written."""
-        if self._channel is not None:
-            await self._writes.join()
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        channel = self._channel
+        if channel is None:
+            return
+        written, self._singles = self._singles, []
+        for tag, multiple in self._window.take():
+            written.append(encode_settlement(frames.BASIC_ACK, channel.number, tag, multiple))
+        if written:
+            channel.write(b"".join(written))
 
-    def _forget(self) -> None:
-        self._channel = None
-        self._consumer_tags = []
-        self._arrived = []
-        self._unsettled = 0
-        self._writer.cancel()
-
-    async def _set_up(self, channel: AbstractChannel) -> None:
+    async def opened(self, channel: Channel) -> None:
+        """From the link: declare, then consume."""
+        self._channel = channel
+        self._window = AckWindow()
         if self._declare:
             for queue in self._queues:
-                await _declare(channel, queue)
-        under = await channel.get_underlay_channel()
-        await under.basic_qos(prefetch_count=self._prefetch)
-        under.on_consumer_cancel_callbacks.add(lambda frame: self._link.restart(f"consumer cancelled: {frame}"))
-        self._writes: asyncio.Queue[tuple[int, Settlement]] = asyncio.Queue()
-        self._writer = asyncio.create_task(self._write(under, self._writes), name="inbox writer")
-        self._channel = under
-        for queue in self._queues:
+                await _declare(channel.amqp, queue)
+        await channel.amqp.basic_qos(prefetch_count=self._prefetch)
+        for index, queue in enumerate(self._queues):
             if queue.consume:
-                await self._consume(under, queue.name, self._link.epoch)
+                consumer = f"lane-{index}"
+                self._queue_of[consumer.encode()] = queue.name
+                await channel.amqp.basic_consume(queue.name, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
 
-    async def _consume(self, channel: UnderlayChannel, queue: str, epoch: int) -> None:
-        async def on_delivery(message: DeliveredMessage) -> None:
-            if epoch != self._link.epoch:
-                return
-            self._unsettled += not self._no_ack
-            self._arrived.append(self._delivery(queue, message, epoch))
-            self._wake.set()
+    def received(self, events: list[Event]) -> None:
+        """From the link: the deliveries of one read of the socket."""
+        channel, headers = self._channel, self._headers
+        if channel is None:
+            return
+        for event in events:
+            consumer, tag, redelivered = consumer_and_tag(event.arguments)
+            properties = locate(event.header, headers)
+            delivery = Delivery(self._queue_of[consumer], event.body, properties, redelivered, tag, channel.epoch)
+            self._arrived.append(delivery)
+        self._window.delivered += len(events)
+        self._wake.set()
 
-        ok = await channel.basic_consume(queue, on_delivery, no_ack=self._no_ack)
-        self._consumer_tags.append(str(ok.consumer_tag))
+    def writable(self) -> None:
+        """From the link: settlements are never held back."""
 
-    def _delivery(self, queue: str, message: DeliveredMessage, epoch: int) -> Delivery:
-        given = message.header.properties
-        headers = given.headers or {}
-        return Delivery(
-            queue=queue,
-            body=message.body,
-            properties=Properties(
-                content_type=_bytes(given.content_type),
-                content_encoding=_bytes(given.content_encoding),
-                correlation_id=_bytes(given.correlation_id),
-                message_id=_bytes(given.message_id),
-                reply_to=_bytes(given.reply_to),
-                expiration=_bytes(given.expiration),
-                type=_bytes(given.message_type),
-                user_id=_bytes(given.user_id),
-                headers={key: _bytes(headers[name]) for name, key in self._headers if name in headers},
-            ),
-            redelivered=bool(message.redelivered),
-            tag=message.delivery_tag or 0,
-            epoch=epoch,
-        )
-
-    async def _write(self, channel: UnderlayChannel, writes: "asyncio.Queue[tuple[int, Settlement]]") -> None:
-        while True:
-            tag, settlement = await writes.get()
-            with contextlib.suppress(AMQPError):
-                match settlement:
-                    case Settlement.ACK:
-                        await channel.basic_ack(tag, wait=False)
-                    case Settlement.REQUEUE:
-                        await channel.basic_nack(tag, requeue=True, wait=False)
-                    case Settlement.DEAD_LETTER:
-                        await channel.basic_reject(tag, requeue=False, wait=False)
-            writes.task_done()
+    def lost(self) -> None:
+        """From the link: what belongs to the epoch is forgotten in the step in which it ends."""
+        self._channel = None
+        self._queue_of = {}
+        self._arrived = []
+        self._singles = []
+        self._window = AckWindow()
 
 
-def _bytes(value: Any) -> bytes | None:
-    if isinstance(value, str):
-        return value.encode()
-    return value if isinstance(value, bytes) else None
+def _refusal(channel: int, tag: int, settlement: Settlement) -> bytes:
+    if settlement is Settlement.REQUEUE:
+        return encode_settlement(frames.BASIC_NACK, channel, tag, 2)
+    return encode_settlement(_BASIC_REJECT, channel, tag, 0)
 
 
-async def _declare(channel: AbstractChannel, queue: QueueSpec) -> None:
-    under = await channel.get_underlay_channel()
-    await under.queue_declare(
+async def _unexpected(_message: Any) -> None:
+    msg = "aiormq was given a delivery that the wire should have kept"
+    raise AssertionError(msg)
+
+
+async def _declare(channel: Any, queue: QueueSpec) -> None:
+    await channel.queue_declare(
         queue.name, durable=queue.durable, exclusive=queue.exclusive, arguments=dict(queue.arguments)
     )
     if queue.binding is not None:
-        await under.exchange_declare(queue.binding.exchange, exchange_type="direct", durable=True)
-        await under.queue_bind(queue.name, queue.binding.exchange, queue.binding.routing_key)
+        await channel.exchange_declare(queue.binding.exchange, exchange_type="direct", durable=True)
+        await channel.queue_bind(queue.name, queue.binding.exchange, queue.binding.routing_key)

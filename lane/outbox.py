@@ -1,20 +1,23 @@
-"""Messages out, and what became of each."""
+"""Messages out, in one write for each turn of the event loop; what became of each, in batches."""
 
 import asyncio
 import logging
+import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from aio_pika.abc import AbstractChannel
-from aiormq.abc import AbstractChannel as UnderlayChannel
-from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
-from pamqp import commands as spec
-
-from lane.connection import LINK_ERRORS, Link
-from lane.port import Fate, Message, Properties
+from lane import frames
+from lane.connection import Channel, Link
+from lane.frames import Event, encode_content, encode_publish, locate, tag_and_multiple
+from lane.port import Fate, Message
 
 log = logging.getLogger("lane")
+
+MAX_ATTEMPTS = 5
+SWEEP_EVERY_S = 1.0
+ROUTES_KEPT = 4096
 
 
 class Outbox:
@@ -24,6 +27,7 @@ class Outbox:
         url, name, heartbeat_s: see `lane.connection.Link`.
         exchange: where to publish; the empty name is the default exchange.
         patience_s: how long a message may take, retries included, before it is ABANDONED.
+        max_body_bytes: a larger message is REFUSED before it reaches the broker, which would close the channel.
         on_fate: called with lists of (message, fate).
     """
 
@@ -36,16 +40,34 @@ class Outbox:
         exchange: str = "",
         heartbeat_s: int = 10,
         patience_s: float = 10.0,
+        max_body_bytes: int = 16 * 2**20,
     ) -> None:
-        self._exchange = exchange
+        self._exchange = exchange.encode()
         self._patience_s = patience_s
+        self._max_body_bytes = max_body_bytes
         self._on_fate = on_fate
-        self._link = Link(url, name=name, heartbeat_s=heartbeat_s, confirms=True, setup=self._set_up, lost=self._forget)
-        self._channel: UnderlayChannel | None = None
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._link = Link(
+            url,
+            self,
+            name=name,
+            heartbeat_s=heartbeat_s,
+            keep=(frames.BASIC_ACK, frames.BASIC_NACK, frames.BASIC_RETURN),
+            confirms=True,
+        )
+        self._channel: Channel | None = None
+        self._waiting: deque[Message] = deque()
+        self._unconfirmed: dict[int, Message] = {}
+        self._returned: set[int] = set()
+        self._number = 0
+        self._routes: dict[tuple[bytes, bool], bytes] = {}
+        self._prefix = b""
+        self._flush_scheduled = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._sweeper: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Outbox {self._link!r} unconfirmed={len(self._publishing)}>"
+        return f"<Outbox {self._link!r} waiting={len(self._waiting)} unconfirmed={len(self._unconfirmed)}>"
 
     @property
     def is_up(self) -> bool:
@@ -55,103 +77,162 @@ class Outbox:
     @property
     def unconfirmed(self) -> int:
         """Messages whose fate is not known yet."""
-        return len(self._publishing)
-
-    async def up(self) -> None:
-        """Wait until messages can be written."""
-        await self._link.up()
+        return len(self._waiting) + len(self._unconfirmed)
 
     @property
     def last_error(self) -> str | None:
         """Why the last attempt to connect failed, in one line; None once it has worked."""
         return self._link.last_error
 
+    async def up(self) -> None:
+        """Wait until messages can be written."""
+        await self._link.up()
+
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
+        self._sweeper = asyncio.create_task(self._sweep(), name="outbox sweeper")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._publishing:
-            task.cancel()
-        await asyncio.gather(*self._publishing, return_exceptions=True)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await self._link.__aexit__(kind, error, trace)
+        self._give_up(float("inf"))
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish messages; each one's fate comes later, to `on_fate`."""
+        now = asyncio.get_running_loop().time()
         for message in messages:
-            task = asyncio.create_task(self._publish(message))
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
+            message.give_up_at = now + self._patience_s
+        self._waiting.extend(messages)
+        self._empty.clear()
+        self._schedule()
 
     async def drained(self) -> None:
         """Wait until the fate of every message so far is known."""
-        while self._publishing:
-            await asyncio.wait(self._publishing)
+        await self._empty.wait()
 
-    async def _set_up(self, channel: AbstractChannel) -> None:
-        self._channel = await channel.get_underlay_channel()
+    def _schedule(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    def _forget(self) -> None:
-        self._channel = None
-
-    async def _publish(self, message: Message) -> None:
-        fate = Fate.ABANDONED
-        try:
-            async with asyncio.timeout(self._patience_s):
-                fate = await self._attempts(message)
-        except TimeoutError:
-            log.warning("gave a message up after %.1f s", self._patience_s)
-        finally:
-            self._on_fate([(message, fate)])
-
-    async def _attempts(self, message: Message) -> Fate:
-        while True:
-            await self._link.up()
-            channel = self._channel
-            if channel is None:
-                continue
+    def _flush(self) -> None:
+        """Write what waits, unless the socket is full or the broker has blocked us: then it goes on waiting."""
+        self._flush_scheduled = False
+        channel = self._channel
+        if channel is None or not channel.can_write or not self._link.is_up:
+            return
+        refused: list[tuple[Message, Fate]] = []
+        written: list[bytes] = []
+        waiting, unconfirmed = self._waiting, self._unconfirmed
+        while waiting:
+            message = waiting.popleft()
             try:
-                return await self._attempt(channel, message)
-            except DeliveryError:
-                return Fate.REFUSED
-            except ChannelInvalidStateError:
-                await asyncio.sleep(0)  # never written: the next epoch may have it
-            except (*LINK_ERRORS, asyncio.CancelledError):
-                # aiormq rejects pending confirmations with the error, or the cancellation, that ended the channel.
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                if not message.retry:
-                    return Fate.ABANDONED
+                written += self._encode(channel, message)
+            except ValueError as error:
+                log.warning("a message was not sent: %s", error)
+                refused.append((message, Fate.REFUSED))
+                continue
+            unconfirmed[self._number] = message
+        if written:
+            channel.write(b"".join(written))
+        self._report(refused)
 
-    async def _attempt(self, channel: UnderlayChannel, message: Message) -> Fate:
-        frame = await channel.basic_publish(
-            message.body,
-            exchange=self._exchange,
-            routing_key=message.routing_key.decode("utf-8", "surrogateescape"),
-            properties=_basic(message.properties),
-            mandatory=message.mandatory,
-        )
-        if isinstance(frame, spec.Basic.Ack):
-            return Fate.CONFIRMED
-        return Fate.REFUSED if isinstance(frame, spec.Basic.Nack | spec.Basic.Reject) else Fate.RETURNED
+    def _encode(self, channel: Channel, message: Message) -> list[bytes]:
+        """The frames of a message, which gets the next number; the number advances only if it can be written."""
+        if len(message.body) > self._max_body_bytes:
+            msg = f"its body has {len(message.body)} bytes, the limit is {self._max_body_bytes}"
+            raise ValueError(msg)
+        route = message.routing_key, message.mandatory
+        head = self._routes.get(route)
+        if head is None:
+            head = encode_publish(channel.number, self._exchange, message.routing_key, mandatory=message.mandatory)
+            if len(self._routes) >= ROUTES_KEPT:
+                self._routes.clear()
+            self._routes[route] = head
+        # A return carries the message and not its number, so the number travels as the message's id.
+        identifier = b"%s%d" % (self._prefix, self._number + 1) if message.mandatory else None
+        content = encode_content(channel.number, message.properties, message.body, channel.frame_max, identifier)
+        self._number += 1
+        return [head, *content]
 
+    async def opened(self, channel: Channel) -> None:
+        """From the link: numbers begin anew, and what waited may go."""
+        self._channel = channel
+        self._number = 0
+        self._routes = {}
+        self._prefix = f"{secrets.token_hex(6)}-".encode()
+        asyncio.get_running_loop().call_soon(self._schedule)
 
-def _basic(properties: Properties) -> spec.Basic.Properties:
-    return spec.Basic.Properties(
-        content_type=_text(properties.content_type),
-        content_encoding=_text(properties.content_encoding),
-        correlation_id=_text(properties.correlation_id),
-        message_id=_text(properties.message_id),
-        reply_to=_text(properties.reply_to),
-        expiration=_text(properties.expiration),
-        message_type=_text(properties.type),
-        user_id=_text(properties.user_id),
-        headers={name.decode(): value.decode() for name, value in properties.headers.items() if value is not None},
-    )
+    def received(self, events: list[Event]) -> None:
+        """From the link: confirms and returns. A return comes before the confirm of the same message."""
+        fates: list[tuple[Message, Fate]] = []
+        unconfirmed = self._unconfirmed
+        for event in events:
+            if event.method == frames.BASIC_RETURN:
+                self._note_return(event)
+                continue
+            number, multiple = tag_and_multiple(event.arguments)
+            fate = Fate.CONFIRMED if event.method == frames.BASIC_ACK else Fate.REFUSED
+            numbers = [number]
+            if multiple:  # numbers are in order, so what it covers stands first
+                numbers = []
+                for one in unconfirmed:
+                    if one > number:
+                        break
+                    numbers.append(one)
+            for one in numbers:
+                message = unconfirmed.pop(one, None)
+                if message is not None:
+                    fates.append((message, Fate.RETURNED if one in self._returned else fate))
+                    self._returned.discard(one)
+        self._report(fates)
 
+    def _note_return(self, event: Event) -> None:
+        identifier = locate(event.header, ()).message_id or b""
+        number = identifier.removeprefix(self._prefix)
+        if identifier.startswith(self._prefix) and number.isdigit():
+            self._returned.add(int(number))
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+    def writable(self) -> None:
+        """From the link: the socket takes more."""
+        self._schedule()
+
+    def lost(self) -> None:
+        """From the link: what was not confirmed may or may not have arrived. It is sent again, or given up."""
+        self._channel = None
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        self._returned = set()
+        abandoned: list[tuple[Message, Fate]] = []
+        again: list[Message] = []
+        for message in unconfirmed.values():
+            message.attempts += 1
+            if message.retry and message.attempts < MAX_ATTEMPTS:
+                again.append(message)
+            else:
+                abandoned.append((message, Fate.ABANDONED))
+        self._waiting.extendleft(reversed(again))
+        self._report(abandoned)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._give_up(asyncio.get_running_loop().time())
+
+    def _give_up(self, now: float) -> None:
+        """Abandon what is out of patience at this time."""
+        late = [message for message in self._waiting if message.give_up_at <= now]
+        if late:
+            self._waiting = deque(message for message in self._waiting if message.give_up_at > now)
+        numbers = [number for number, message in self._unconfirmed.items() if message.give_up_at <= now]
+        late += [self._unconfirmed.pop(number) for number in numbers]
+        self._report([(message, Fate.ABANDONED) for message in late])
+
+    def _report(self, fates: list[tuple[Message, Fate]]) -> None:
+        if not self._waiting and not self._unconfirmed:
+            self._empty.set()
+        if fates:
+            self._on_fate(fates)

@@ -15,7 +15,7 @@ class Properties:
     """The basic properties that a user of the lane may need (AMQP 0-9-1 section 4.2.6.1); None means absent.
 
     `headers` holds the headers that the inbox was told to look for; one whose value is not a string is there
-    with the value None.
+    with the value None. `broken` says that the header was cut short, or worse, and something may be missing.
     """
 
     content_type: bytes | None = None
@@ -27,17 +27,19 @@ class Properties:
     type: bytes | None = None
     user_id: bytes | None = None
     headers: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    broken: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
     """One message as it was delivered, and the handle by which it is settled.
 
-    `epoch` names the incarnation of the channel that `tag` belongs to: a tag of an ended one is never written.
+    `body` is None when it was over the inbox's limit; it was skipped as it arrived. `epoch` names the incarnation of
+    the channel that `tag` belongs to: a tag of an ended one is never written.
     """
 
     queue: str
-    body: bytes
+    body: bytes | None
     properties: Properties
     redelivered: bool
     tag: int
@@ -56,17 +58,19 @@ class Settlement(Enum):
     DEAD_LETTER = auto()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Message:
     """One message to publish.
 
     Args:
         routing_key: on the exchange that the outbox was given.
         body: the content.
-        properties: what to send; `headers` are written as strings, those with the value None left out.
+        properties: what to send; `headers` are written as strings, those with the value None left out. The outbox
+            writes a `message_id` of its own, fresh for every publish, where it has to recognise a return.
         mandatory: ask for the message back when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
         token: handed back with the message's fate; the lane never looks at it.
+        attempts, give_up_at: the outbox's own notes.
     """
 
     routing_key: bytes
@@ -75,6 +79,8 @@ class Message:
     mandatory: bool = True
     retry: bool = True
     token: Any = None
+    attempts: int = 0
+    give_up_at: float = 0.0
 
 
 class Fate(Enum):

@@ -218,7 +218,7 @@ class PredictionClient:
 def _prediction(delivery: Delivery) -> Prediction | PredictionError:
     headers = {name: value.decode("utf-8", "replace") for name, value in delivery.properties.headers.items() if value}
     try:
-        reply = decode_reply(delivery.body)
+        reply = decode_reply(delivery.body or b"")
     except MalformedReply as error:
         return PredictionError(str(error), code="MALFORMED_REPLY")
     if isinstance(reply, Failure):

@@ -152,6 +152,7 @@ class Responder:
             prefetch=settings.prefetch,
             heartbeat_s=settings.heartbeat_s,
             headers=HEADERS,
+            max_body_bytes=settings.max_body_bytes,
             declare=settings.declare_topology,
         )
 

@@ -73,7 +73,6 @@ class Pipeline:
         self._inbox.settle(self._tokens(late), Settlement.REQUEUE)
         if self._outbox is not None:
             finished &= await _within(self._outbox.drained(), max(1.0, ends_at - loop.time()))
-        await _within(self._inbox.settled(), 1.0)
         return finished
 
     def settle_fates(self, fates: Sequence[tuple[Message, Fate]]) -> None:

@@ -65,9 +65,10 @@ class Intake:
         """
         given = delivery.properties
         body, delivery.body = delivery.body, b""
-        if len(body) > self.max_body_bytes:
-            message = f"the body has {len(body)} bytes, the limit is {self.max_body_bytes}"
-            raise Refused(Code.PAYLOAD_TOO_LARGE, message)
+        if given.broken:
+            raise Refused(Code.INVALID_ARGUMENT, "the AMQP properties are damaged")
+        if body is None:
+            raise Refused(Code.PAYLOAD_TOO_LARGE, f"the body has more than {self.max_body_bytes} bytes")
         _check_media_type(given)
         deadline, has_deadline = self._deadline(given, now, model.predictor.timeout_s)
         directives = NO_DIRECTIVES

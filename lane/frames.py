@@ -1,0 +1,304 @@
+"""AMQP 0-9-1 frames as pure functions on bytes: cutting a stream, locating properties, encoding publishes.
+
+Layouts are section 2.3 and 4.2 of the AMQP 0-9-1 specification, field types are RabbitMQ's (its page
+"AMQP 0-9-1 errata", section 3). Nothing here decodes what it is not asked for: a property that somebody
+else has written badly costs its writer nothing.
+"""
+
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from lane.port import Properties
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+FRAME_END = 0xCE
+OVERHEAD = 8  # type, channel and size before the payload, one octet after it
+
+# Class and method, as the first four octets of a method frame's payload.
+CONNECTION_BLOCKED = b"\x00\x0a\x00\x3c"
+CONNECTION_UNBLOCKED = b"\x00\x0a\x00\x3d"
+CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+BASIC_CANCEL = b"\x00\x3c\x00\x1e"
+BASIC_RETURN = b"\x00\x3c\x00\x32"
+BASIC_DELIVER = b"\x00\x3c\x00\x3c"
+BASIC_ACK = b"\x00\x3c\x00\x50"
+BASIC_NACK = b"\x00\x3c\x00\x78"
+WITH_CONTENT = frozenset({BASIC_DELIVER, BASIC_RETURN})
+
+HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+_FRAME_HEAD = struct.Struct(">BHI")
+_SIZE_AND_FLAGS = struct.Struct(">QH")
+_U16, _U32, _U64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
+_SETTLE = struct.Struct(">BHIHHQBB")
+_CONTENT_HEAD = struct.Struct(">HHQH")
+
+
+class FrameError(Exception):
+    """The stream is not AMQP; nothing after this point can be trusted."""
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """A method that was asked for, with its content if it carries one; `body` is None when it was over the limit."""
+
+    method: bytes
+    arguments: bytes
+    header: bytes = b""
+    body: bytes | None = b""
+
+
+class Splitter:
+    """Cuts a stream into the events that were asked for and the bytes of all other frames.
+
+    Args:
+        keep: methods that are ours alone.
+        watch: methods that are reported and passed on as well.
+        max_body_bytes: a larger body is skipped as it arrives, never held.
+    """
+
+    def __init__(self, keep: Collection[bytes], watch: Collection[bytes], max_body_bytes: int) -> None:
+        self._keep = frozenset(keep)
+        self._watch = frozenset(watch)
+        self._max_body_bytes = max_body_bytes
+        self._rest = b""
+        self._open: Event | None = None
+        self._left = 0
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> tuple[list[Event], bytes]:
+        """Events, and the whole frames that are somebody else's, in their order.
+
+        Raises:
+            FrameError: a frame does not end where its head says.
+        """
+        if self._rest:
+            data = self._rest + data
+        events: list[Event] = []
+        passed: list[bytes] = []
+        position, size = 0, len(data)
+        if data.startswith(b"AMQP"):  # a server of another version says so, without a frame
+            return events, data
+        while size - position >= OVERHEAD:
+            kind, _, length = _FRAME_HEAD.unpack_from(data, position)
+            begin = position + 7
+            end = begin + length
+            if end >= size:
+                break
+            if data[end] != FRAME_END:
+                raise FrameError("a frame does not end with its end octet")
+            if not self._take(kind, data, begin, end, events):
+                passed.append(data[position : end + 1])
+            position = end + 1
+        self._rest = data[position:] if position else data
+        return events, b"".join(passed)
+
+    def _take(self, kind: int, data: bytes, begin: int, end: int, events: list[Event]) -> bool:
+        """Whether a frame is ours. Content follows its method at once on a channel, and we have one channel."""
+        if kind == METHOD:
+            return self._take_method(data, begin, end, events)
+        content = self._open
+        if content is None or kind not in (HEADER, BODY):
+            return False
+        if kind == HEADER:
+            content.header = data[begin:end]
+            (self._left,) = _U64.unpack_from(data, begin + 4)
+            if self._left > self._max_body_bytes:
+                content.body = None
+        else:
+            self._left -= end - begin
+            if content.body is not None:
+                self._parts.append(data[begin:end])
+        if self._left <= 0:
+            if self._parts:
+                content.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+                self._parts = []
+            self._open = None
+            events.append(content)
+        return True
+
+    def _take_method(self, data: bytes, begin: int, end: int, events: list[Event]) -> bool:
+        method = data[begin : begin + 4]
+        if method in self._keep:
+            event = Event(method, data[begin + 4 : end])
+            if method in WITH_CONTENT:
+                self._open = event
+            else:
+                events.append(event)
+            return True
+        if method in self._watch:
+            events.append(Event(method, data[begin + 4 : end]))
+        return False
+
+
+def consumer_and_tag(arguments: bytes) -> tuple[bytes, int, bool]:
+    """Of `basic.deliver`: consumer tag, delivery tag, redelivered (class 60, method 60)."""
+    end = 1 + arguments[0]
+    (tag,) = _U64.unpack_from(arguments, end)
+    return arguments[1:end], tag, bool(arguments[end + 8] & 1)
+
+
+def tag_and_multiple(arguments: bytes) -> tuple[int, bool]:
+    """Of `basic.ack` and `basic.nack`: delivery tag, multiple."""
+    (tag,) = _U64.unpack_from(arguments)
+    return tag, bool(arguments[8] & 1)
+
+
+def locate(header: bytes, wanted: Collection[bytes]) -> Properties:
+    """Find the properties of a content header (section 4.2.6.1), and the headers with the wanted names.
+
+    Nothing is decoded and nothing can fail to decode. What cannot be found because the header is cut short or holds
+    a field type that nobody has defined is absent, and `broken` is set.
+    """
+    found: dict[str, Any] = {}
+    headers: dict[bytes, bytes | None] = {}
+    try:
+        _, flags = _SIZE_AND_FLAGS.unpack_from(header, 4)
+        position = 14
+        for bit, name in _PROPERTIES:
+            if not flags & bit:
+                continue
+            if name == "headers":
+                (length,) = _U32.unpack_from(header, position)
+                end = position + 4 + length
+                _walk(header, position + 4, end, wanted, headers)
+            elif name in _FIXED:
+                end = position + _FIXED[name]
+            else:
+                end = position + 1 + header[position]
+                if name in _WANTED:
+                    found[name] = header[position + 1 : end]
+            if end > len(header):
+                raise IndexError
+            position = end
+    except (IndexError, struct.error):
+        return Properties(**found, headers=headers, broken=True)
+    return Properties(**found, headers=headers)
+
+
+_PROPERTIES = (
+    (0x8000, "content_type"),
+    (0x4000, "content_encoding"),
+    (0x2000, "headers"),
+    (0x1000, "delivery_mode"),
+    (0x0800, "priority"),
+    (0x0400, "correlation_id"),
+    (0x0200, "reply_to"),
+    (0x0100, "expiration"),
+    (0x0080, "message_id"),
+    (0x0040, "timestamp"),
+    (0x0020, "type"),
+    (0x0010, "user_id"),
+    (0x0008, "app_id"),
+    (0x0004, "cluster_id"),
+)
+_FIXED = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
+_WANTED = frozenset(
+    {"content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "type", "user_id"}
+)
+_FIELD_SIZES = dict(zip(b"tbBsuIilLfdDTV", (1, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
+_LONG_FIELDS = frozenset(b"SxAF")  # a 32-bit length, then that many octets
+
+
+def _walk(data: bytes, position: int, end: int, wanted: Collection[bytes], headers: dict[bytes, bytes | None]) -> None:
+    """Find wanted names in a field table without looking into values: every value's size is known from its type."""
+    while position < end:
+        name_end = position + 1 + data[position]
+        name = data[position + 1 : name_end]
+        kind = data[name_end]
+        begin = name_end + 1
+        if kind in _LONG_FIELDS:
+            (length,) = _U32.unpack_from(data, begin)
+            begin += 4
+        elif kind in _FIELD_SIZES:
+            length = _FIELD_SIZES[kind]
+        else:
+            raise IndexError
+        position = begin + length
+        if position > end:
+            raise IndexError
+        if name in wanted:
+            headers[name] = data[begin:position] if kind in b"Sx" else None
+
+
+def encode_settlement(method: bytes, channel: int, tag: int, bits: int) -> bytes:
+    """`basic.ack` (bit 1: multiple), `basic.nack` (the same, and bit 2: requeue), `basic.reject` (bit 1: requeue)."""
+    class_id, method_id = _U16.unpack_from(method)[0], _U16.unpack_from(method, 2)[0]
+    return _SETTLE.pack(METHOD, channel, 13, class_id, method_id, tag, bits, FRAME_END)
+
+
+def encode_publish(channel: int, exchange: bytes, routing_key: bytes, *, mandatory: bool) -> bytes:
+    """`basic.publish` (class 60, method 40), a whole frame.
+
+    Raises:
+        ValueError: a name has more than 255 octets.
+    """
+    payload = b"\x00\x3c\x00\x28\x00\x00%s%s%c" % (_short(exchange), _short(routing_key), mandatory)
+    return _frame(METHOD, channel, payload)
+
+
+def encode_content(
+    channel: int, properties: Properties, body: bytes, frame_max: int, message_id: bytes | None = None
+) -> list[bytes]:
+    """The header frame of a message and as many body frames as `frame_max` asks for.
+
+    Args:
+        message_id: takes the place of the properties' own.
+
+    Raises:
+        ValueError: a short string has more than 255 octets.
+    """
+    flags = 0
+    parts = [b""]
+    for bit, value in (
+        (0x8000, properties.content_type),
+        (0x4000, properties.content_encoding),
+    ):
+        if value is not None:
+            flags |= bit
+            parts.append(_short(value))
+    if properties.headers:
+        flags |= 0x2000
+        parts.append(_table(properties))
+    for bit, value in (
+        (0x0400, properties.correlation_id),
+        (0x0200, properties.reply_to),
+        (0x0100, properties.expiration),
+        (0x0080, properties.message_id if message_id is None else message_id),
+        (0x0020, properties.type),
+        (0x0010, properties.user_id),
+    ):
+        if value is not None:
+            flags |= bit
+            parts.append(_short(value))
+    parts[0] = _CONTENT_HEAD.pack(60, 0, len(body), flags)
+    frames = [_frame(HEADER, channel, b"".join(parts))]
+    most = frame_max - OVERHEAD
+    if len(body) <= most:
+        if body:
+            frames.append(_frame(BODY, channel, body))
+    else:
+        frames += [_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)]
+    return frames
+
+
+def _table(properties: Properties) -> bytes:
+    fields = b"".join(
+        b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
+        for name, value in properties.headers.items()
+        if value is not None
+    )
+    return _U32.pack(len(fields)) + fields
+
+
+def _short(text: bytes) -> bytes:
+    if len(text) > 255:
+        msg = f"a short string has at most 255 octets, not {len(text)}"
+        raise ValueError(msg)
+    return b"%c%s" % (len(text), text)
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return b"%s%s\xce" % (_FRAME_HEAD.pack(kind, channel, len(payload)), payload)
