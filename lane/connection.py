@@ -315,10 +315,12 @@ class Link:
             if self._is_open:
                 self.last_error = None
                 self._up.set()
-            await self._ended
+            await asyncio.wait({self._ended})
+            self._ended.result()
         finally:
             self.end(ConnectionError("closed"))
-            self._ended.exception()  # seen, whoever waits
+            if self._ended.done():
+                self._ended.exception()  # retrieved, or asyncio would report it as forgotten
             with contextlib.suppress(*LINK_ERRORS):
                 await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
             await asyncio.sleep(CLOSE_PAUSE_S)
