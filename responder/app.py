@@ -68,6 +68,11 @@ class Responder:
             parts.append("broker: cannot reply")
         return parts
 
+    @property
+    def unsettled(self) -> int:
+        """Requests that were received and not settled yet."""
+        return self._inbox.unsettled
+
     async def ready(self) -> None:
         """Wait until it consumes."""
         await self._inbox.consuming()

@@ -8,9 +8,10 @@ A class may take the function's place: `load()` runs once before the first predi
 """
 
 import inspect
-import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ class Predictor:
             OutputInvalid: it does not fit the declared type, or holds a NaN, an Infinity or a lone surrogate.
         """
         try:
-            plain = self.output.dump_python(self.output.validate_python(output), mode="json")
-            # pydantic and orjson write NaN as null; the standard library refuses it.
-            return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+            value = self.output.validate_python(output)
+            encoded = self.output.dump_json(value, warnings="error")
+            # pydantic writes NaN and Infinity as null, as words or as strings, so only such JSON needs a closer look.
+            if any(sign in encoded for sign in (b"null", b"NaN", b"Infinity")):
+                refuse_non_finite(self.output.dump_python(value))
+            return encoded
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             msg = f"{'.'.join(map(str, first['loc'])) or 'output'}: {first['msg']}"
@@ -67,6 +71,20 @@ class Predictor:
         except (ValueError, TypeError) as error:
             msg = f"not strict JSON: {error}"
             raise OutputInvalid(msg) from error
+
+
+def refuse_non_finite(value: Any) -> None:
+    """Raise ValueError for a NaN or an Infinity anywhere in plain Python values."""
+    if isinstance(value, float | Decimal):
+        if not math.isfinite(value):
+            msg = f"{value} is not a JSON number"
+            raise ValueError(msg)
+    elif isinstance(value, dict):
+        for item in value.values():
+            refuse_non_finite(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            refuse_non_finite(item)
 
 
 def predictor(

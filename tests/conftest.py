@@ -1,0 +1,48 @@
+"""Fixtures. Nothing here is importable by tests; what they import is in tests/fakes.py and tests/real.py."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.found import Servers
+from tests.real import running_servers, source_of
+
+_COUNTER = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        nargs="?",
+        const="auto",
+        choices=["auto", "containers", "binaries"],
+        help="run the tests that need RabbitMQ and Redis: on given URLs, in containers, or on installed binaries",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Bare `pytest` needs no server: what does is skipped, with one clear reason."""
+    if config.getoption("--servers") is None:
+        for item in items:
+            if item.get_closest_marker("servers"):
+                item.add_marker(pytest.mark.skip(reason="needs RabbitMQ and Redis: run `make test`"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    chosen = config.getoption("--servers")
+    return f"servers: {source_of(chosen) if chosen else 'none'}"
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """RabbitMQ and Redis, for the whole session; tests keep apart by their namespaces."""
+    with running_servers(request.config.getoption("--servers")) as found:
+        yield found
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"t{os.getpid()}-{next(_COUNTER)}."

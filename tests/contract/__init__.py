@@ -1,0 +1,1 @@
+"""One behaviour suite per port, run on the fake and on the real thing."""

@@ -1,0 +1,166 @@
+"""Working stand-ins: small, honest, and type-checked against the interfaces whose place they take."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from responder import predictor
+from responder.cache import Cache, CacheUnavailable
+from responder.cache.memory import MemoryCache
+from responder.messages import Reply, Request
+from responder.model import ServedModel
+from responder.predictor import Predictor
+from schemas import NO_DIRECTIVES, Directives
+
+
+class Question(BaseModel):
+    """An input."""
+
+    text: str
+    weight: float = 1.0
+
+
+class Echo(BaseModel):
+    """An output."""
+
+    text: str
+
+
+class Clock:
+    """A clock that the test holds, in seconds."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def ms(self) -> int:
+        """The same as a wall clock in milliseconds."""
+        return round(self.now * 1000)
+
+
+class GatedModel:
+    """A model that answers when the test opens the gate, and counts its calls."""
+
+    def __init__(self, *, is_open: bool = False) -> None:
+        self.gate = asyncio.Event()
+        self.calls: list[str] = []
+        self.running = 0
+        self.begun = asyncio.Event()
+        if is_open:
+            self.gate.set()
+
+    async def __call__(self, question: Question) -> Any:
+        """Answer with the question's own text."""
+        self.calls.append(question.text)
+        self.running += 1
+        self.begun.set()
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+        return Echo(text=question.text)
+
+    def predictor(self, **options: Any) -> Predictor:
+        """It, decorated."""
+
+        async def echo(question: Question) -> Echo:
+            answer: Echo = await self(question)
+            return answer
+
+        return predictor(**{"name": "echo", "ttl": 60, **options})(echo)
+
+
+class BrokenCache:
+    """A cache that is down whenever the test says so."""
+
+    def __init__(self, inner: Cache | None = None) -> None:
+        self.is_down = False
+        self.asked = 0
+        self._inner = inner or MemoryCache()
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """As the inner cache, or not at all."""
+        self.asked += 1
+        self._check()
+        return await self._inner.get_many(names)
+
+    async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
+        """As the inner cache, or not at all."""
+        self._check()
+        await self._inner.put(name, value, ttl_ms)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise CacheUnavailable("down")
+
+
+class Replies:
+    """Collects what a service delivers, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.all: list[Reply] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, replies: list[Reply]) -> None:
+        self.all += replies
+        self._more.set()
+
+    async def wait_for(self, count: int) -> list[Reply]:
+        """Wait until that many have come."""
+        while len(self.all) < count:
+            self._more.clear()
+            await self._more.wait()
+        return self.all
+
+    def bodies(self) -> list[bytes]:
+        """What was said."""
+        return [reply.outcome.body for reply in self.all]
+
+    def codes(self) -> list[str]:
+        """The error codes, `ok` for results."""
+        return [reply.outcome.code.name if reply.outcome.code else "ok" for reply in self.all]
+
+    def kinds(self) -> list[str]:
+        """The cache statuses."""
+        return [reply.status.kind for reply in self.all]
+
+
+async def served(predictor: Predictor, **options: Any) -> ServedModel:
+    """A loaded model."""
+    model = ServedModel(predictor, **{"namespace": "", "max_depth": 64, "max_reply_bytes": 2**20, **options})
+    await model.load()
+    return model
+
+
+def asker(model: ServedModel) -> Callable[..., Request]:
+    """Makes requests to a model."""
+
+    def ask(
+        text: str = "a",
+        *,
+        tenant: bytes = b"",
+        directives: Directives = NO_DIRECTIVES,
+        timeout_s: float = 10.0,
+        body: bytes | None = None,
+    ) -> Request:
+        now = asyncio.get_running_loop().time()
+        return Request(
+            model=model,
+            body=Question(text=text).model_dump_json().encode() if body is None else body,
+            tenant=tenant,
+            received_at=now,
+            deadline=now + timeout_s,
+            directives=directives,
+        )
+
+    return ask
+
+
+_caches: tuple[Cache, ...] = (MemoryCache(), BrokenCache())  # mypy proves the fakes honest

@@ -1,0 +1,1 @@
+"""On real servers, through the code that users run."""

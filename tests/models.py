@@ -1,0 +1,55 @@
+"""Models for responder processes that tests start and kill.
+
+The oracle is deterministic, and appends what it does to a file per process, which survives SIGKILL.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from responder import Unavailable, predictor
+
+
+class Task(BaseModel):
+    """What the oracle is to do."""
+
+    number: int
+    seconds: float = 0.0
+    ending: str = "answer"
+
+
+class Done(BaseModel):
+    """What it says."""
+
+    square: int
+
+
+def record(event: str, number: int) -> None:
+    """Append one line, in one write."""
+    folder = os.environ.get("ORACLE_FOLDER")
+    if folder:
+        with Path(folder, f"{os.getpid()}.log").open("a") as file:
+            file.write(f"{event} {number}\n")
+
+
+def recorded(folder: Path, event: str) -> list[int]:
+    """The numbers of all events of one kind, of all processes."""
+    lines = [line.split() for path in folder.glob("*.log") for line in path.read_text().splitlines()]
+    return [int(number) for kind, number in lines if kind == event]
+
+
+@predictor(name="oracle", version="1", ttl=60, timeout_s=5)
+async def oracle(task: Task) -> Done:
+    """Square a number, in the time that it is told."""
+    record("start", task.number)
+    await asyncio.sleep(task.seconds)
+    if task.ending == "unavailable":
+        raise Unavailable(retry_after_s=2)
+    if task.ending == "raise":
+        raise RuntimeError("the oracle's secret")
+    if task.ending == "nan":
+        return Done.model_construct(square=float("nan"))
+    record("finish", task.number)
+    return Done(square=task.number**2)

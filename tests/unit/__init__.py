@@ -1,0 +1,1 @@
+"""The core against working fakes: no server, no sleep."""

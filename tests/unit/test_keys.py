@@ -1,0 +1,62 @@
+"""Keys: everything that decides an answer, and nothing else."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from responder.keys import Keyring, Memo, canonical_digest, fingerprint
+
+parts = st.text(max_size=4)
+
+
+def key(namespace: str, model: str, version: str, mark: bytes, tenant: bytes, canonical: bytes) -> bytes:
+    """A key of six parts."""
+    ring = Keyring(namespace=namespace, model=model, version=version, fingerprint=mark)
+    return ring.digest(tenant, canonical_digest(canonical))
+
+
+six = st.tuples(parts, parts, parts, st.binary(max_size=4), st.binary(max_size=4), st.binary(max_size=4))
+
+
+@given(six, six)
+def test_keys_are_equal_exactly_when_all_six_parts_are(one: object, other: object) -> None:
+    """No part can be mistaken for the end of another."""
+    assert (key(*one) == key(*other)) == (one == other)  # type: ignore[misc]
+
+
+def test_golden_keys_do_not_change() -> None:
+    """A changed key is a cold cache for everyone; raise the key format when it has to be."""
+    assert key("", "price", "1", b"", b"", b"x").hex() == "0d5fcd37a468fb0376ed5d6a5c1a87c0"
+    assert key("staging.", "price", "2", b"f", b"t", b"x").hex() == "24ae5c20d772ace9882ae449b68845ac"
+
+
+def test_the_name_of_a_value_has_a_hash_tag_and_nothing_of_the_client() -> None:
+    """All keys of one answer share a cluster slot."""
+    ring = Keyring(namespace="staging.", model="price", version="1", fingerprint=b"")
+    assert ring.value_name(bytes(16)) == "staging.pr:{00000000000000000000000000000000}:v"
+
+
+def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) -> None:
+    """Weights replaced under the same version are another model."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"one")
+    second.write_bytes(b"two")
+    assert fingerprint([]) == b""
+    seen = {fingerprint([first]), fingerprint([first, second]), fingerprint([second, first])}
+    first.write_bytes(b"onE")
+    assert len(seen | {fingerprint([first])}) == 4
+
+
+def test_a_memo_is_bounded_in_bytes_and_forgets_what_was_used_least_recently() -> None:
+    """A flood of new bodies cannot grow it."""
+    memo = Memo(max_bytes=80)
+    for number in range(8):
+        memo.put(b"%010d" % number, b"d")
+    assert memo.get(b"%010d" % 0) == b"d"
+    memo.put(b"%010d" % 8, b"d")
+    assert len(memo) == 8
+    assert memo.get(b"%010d" % 1) is None
+    assert memo.get(b"%010d" % 0) == b"d"
+    memo.put(b"x" * 11, b"d")
+    assert memo.get(b"x" * 11) is None
