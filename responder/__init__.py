@@ -1,7 +1,13 @@
 """A prediction responder on RabbitMQ. What a model's owner needs is importable from here."""
 
+from typing import TYPE_CHECKING
+
 from responder.answer import Answer, InvalidInput, Unavailable
 from responder.predictor import predictor
+
+if TYPE_CHECKING:
+    from responder.app import Responder
+    from responder.settings import Settings
 
 __all__ = ["Answer", "InvalidInput", "Responder", "Settings", "Unavailable", "predictor"]
 

@@ -11,6 +11,9 @@ from schemas import Code
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ONLY_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_RUNS = re.compile(rb"\[+|\]+")
+_OPEN = ord("[")
+_FEW_RUNS = 20_000
 _MAX_DETAILS = 20
 
 
@@ -60,15 +63,19 @@ def _schema_refusal(error: ValidationError) -> Refused:
 def is_deeper_than(body: bytes, max_depth: int) -> bool:
     """Whether JSON is nested more than `max_depth` deep, found without parsing it and without recursion.
 
-    Each pass removes the innermost brackets at C speed, so a hostile megabyte costs milliseconds. Broken JSON may
-    be called deep or not; the parser refuses it anyway.
+    Each pass removes the innermost brackets at C speed, until few enough runs of brackets are left to count them one
+    by one; so a hostile megabyte costs milliseconds. Broken JSON may be called deep or not: the parser refuses it.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
     brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _ONLY_BRACKETS)
-    for _ in range(max_depth):
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            break
-        brackets = shorter
-    return bool(brackets)
+    removed = 0
+    while brackets.count(b"[]") > _FEW_RUNS:
+        brackets = brackets.replace(b"[]", b"")
+        removed += 1
+    depth = deepest = 0
+    for run in _RUNS.finditer(brackets):
+        length = run.end() - run.start()
+        depth += length if brackets[run.start()] == _OPEN else -length
+        deepest = max(deepest, depth)
+    return removed + deepest > max_depth

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,13 @@ def responder_process(servers: Servers, namespace: str, model: str, **environmen
         one.end()
 
 
+async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Wait for something that another process, or the broker, does in its own time; the only such wait in the tests."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for cannot set an event here
+            await asyncio.sleep(0.01)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
@@ -206,7 +213,21 @@ class ForeignClient:
         message = await self.reply()
         return message, json.loads(message.body)
 
-    async def depth(self, queue: str) -> int:
-        """How many messages wait in a queue that nobody holds."""
-        declared = await self.channel.declare_queue(queue, passive=True)
-        return declared.declaration_result.message_count or 0
+    async def depth(self, queue: str, expected: int = 0) -> int:
+        """How many messages wait in a queue that nobody holds; quorum queues report late, so it waits for a while."""
+        give_up_at = time.monotonic() + 10
+        while True:
+            declared = await self.channel.declare_queue(queue, passive=True)
+            depth = declared.declaration_result.message_count or 0
+            if depth == expected or time.monotonic() > give_up_at:
+                return depth
+            await asyncio.sleep(0.05)
+
+    async def drain(self, quiet_s: float = 1.0) -> set[str]:
+        """The identifiers of all replies until none has come for a while."""
+        seen: set[str] = set()
+        while True:
+            try:
+                seen.add(str((await self.reply(quiet_s)).correlation_id))
+            except TimeoutError:
+                return seen

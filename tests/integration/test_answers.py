@@ -10,7 +10,7 @@ from deploy.found import Servers
 from producer import PredictionClient, UnknownModel
 from tests.fakes import GatedModel
 from tests.models import oracle, recorded
-from tests.real import ForeignClient, embedded, own_redis, responder_process, settings
+from tests.real import ForeignClient, embedded, own_redis, responder_process, settings, until
 
 pytestmark = pytest.mark.servers
 
@@ -99,9 +99,7 @@ async def test_a_waiting_request_whose_sender_is_gone_is_acknowledged(servers: S
         async with ForeignClient.connected(servers.amqp_url) as other:
             _, body = await other.ask(f"{namespace}predictions.echo", b'{"text":"a"}')
             assert body == {"result": {"text": "a"}}
-        async with asyncio.timeout(5):
-            while responder.unsettled:
-                await asyncio.sleep(0)
+        await until(lambda: not responder.unsettled)
     assert model.calls == ["a"]
 
 

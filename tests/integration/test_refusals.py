@@ -1,6 +1,5 @@
 """Every error of the wire contract, provoked from outside by a client that knows nothing of our library."""
 
-import asyncio
 import json
 import time
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from deploy.found import Servers
 from producer import InvalidArgument, ModelFailed, PredictionClient, Unavailable
 from tests.models import oracle
-from tests.real import ForeignClient, embedded, settings
+from tests.real import ForeignClient, embedded, settings, until
 
 pytestmark = pytest.mark.servers
 
@@ -32,7 +31,7 @@ LATE = str(int(time.time() * 1000) - 5000)
         (400, "INVALID_ARGUMENT", "tenant", GOOD, {"headers": {"tenant": 7}}),
         (412, "CACHE_MISS", "nothing usable is cached", GOOD, {"headers": {"cache-control": "only-if-cached"}}),
         (413, "PAYLOAD_TOO_LARGE", "more than 2000 bytes", b'{"number": 3, "x": "' + b"x" * 300_000 + b'"}', {}),
-        (415, "UNSUPPORTED_MEDIA_TYPE", "application/x-python-pickle", GOOD, {"content_type": "application/x-python-pickle"}),
+        (415, "UNSUPPORTED_MEDIA_TYPE", "x-python-pickle", GOOD, {"content_type": "application/x-python-pickle"}),
         (415, "UNSUPPORTED_MEDIA_TYPE", "gzip", GOOD, {"content_encoding": "gzip"}),
         (500, "MODEL_ERROR", "the model failed", b'{"number": 3, "ending": "raise"}', {}),
         (500, "MODEL_OUTPUT_INVALID", "not valid", b'{"number": 3, "ending": "nan"}', {}),
@@ -75,7 +74,7 @@ async def test_odd_but_harmless_properties_cost_their_sender_nothing(servers: Se
             {"headers": {"deadline": 17, "cache-control": 4}},
             {"type": "call"},
         ):
-            _, answer = await client.ask(f"{namespace}predictions.oracle", GOOD, **properties)  # type: ignore[arg-type]
+            _, answer = await client.ask(f"{namespace}predictions.oracle", GOOD, **properties)
             assert answer == {"result": {"square": 9}}
 
 
@@ -109,14 +108,11 @@ async def test_a_reply_address_that_is_not_allowed_is_refused_and_consuming_goes
         ForeignClient.connected(servers.amqp_url) as client,
     ):
         queue = f"{namespace}predictions.oracle"
-        if reply_to != "amq.rabbitmq.reply-to":  # the broker itself refuses the bare name without a consumer
-            await client.send(queue, GOOD, reply_to=reply_to.format(namespace))
+        await client.send(queue, GOOD, reply_to=reply_to.format(namespace))
         _, answer = await client.ask(queue, GOOD)
         assert answer == {"result": {"square": 9}}
         assert await client.depth(f"{namespace}predictions.dead") == 0
-        async with asyncio.timeout(5):
-            while responder.unsettled:
-                await asyncio.sleep(0)
+        await until(lambda: not responder.unsettled)
 
 
 @pytest.mark.parametrize("kind", ["result", "error"])

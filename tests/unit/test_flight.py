@@ -148,7 +148,13 @@ async def test_work_that_cancels_itself_strands_nobody() -> None:
 async def test_a_newer_flight_takes_new_requesters_and_the_older_one_still_lands() -> None:
     """`not_before` asks for work begun after a moment; both flights answer those who wait for them."""
     endings: list[tuple[list[str], int | None]] = []
-    flights: Flights[str, int] = Flights(lambda flight, value, _: endings.append((list(flight.waiters), value)))
+    first_landed = asyncio.Event()
+
+    def land(flight: Flight[str], value: int | None, _: Exception | None) -> None:
+        endings.append((list(flight.waiters), value))
+        first_landed.set()
+
+    flights: Flights[str, int] = Flights(land)
     gates = {1: asyncio.Event(), 2: asyncio.Event()}
 
     def work(number: int) -> object:
@@ -164,8 +170,7 @@ async def test_a_newer_flight_takes_new_requesters_and_the_older_one_still_lands
     newer = flights.begin("k", "new", work(2))  # type: ignore[arg-type]
     assert flights.joinable("k") is newer
     gates[1].set()
-    while len(flights) > 1:
-        await asyncio.sleep(0)
+    await first_landed.wait()
     assert flights.joinable("k") is newer
     gates[2].set()
     await flights.idle()
@@ -212,10 +217,10 @@ async def test_take_back_returns_only_those_whose_work_has_not_started() -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "leave", "open", "fail"])), max_size=40))
-def test_any_schedule_leaves_no_flight_and_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:
-    """Arrivals, departures, successes and failures in any order: at most one joinable flight per key, one ending each."""
+def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:  # noqa: C901 - a machine
+    """Arrivals, departures, successes and failures in any order: one joinable flight per key, one ending each."""
 
-    async def run() -> None:
+    async def run() -> None:  # noqa: C901
         endings: list[str] = []
         flights: Flights[str, int] = Flights(lambda flight, *_: endings.extend(flight.waiters))
         gates: dict[int, asyncio.Future[int]] = {}

@@ -1,0 +1,9 @@
+"""A module whose predictor is refused when it is imported."""
+
+from responder import predictor
+
+
+@predictor()
+def no_annotation(features):  # type: ignore[no-untyped-def]
+    """It says nothing of its types."""
+    return features

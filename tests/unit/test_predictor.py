@@ -1,0 +1,101 @@
+"""What a model's owner writes, and what is refused with the line to change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from responder import Answer, predictor
+from responder.signature import InvalidPredictor
+from tests.fakes import Echo, Question
+
+
+def refused(make: Callable[[], Any]) -> str:
+    """Why it was refused."""
+    with pytest.raises(InvalidPredictor) as error:
+        make()
+    return str(error.value)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """Name from the function, 64 calls at once on the loop, 4 in threads, 60 s to live, 30 s to answer."""
+
+    @predictor()
+    async def first(question: Question) -> Echo: ...  # type: ignore[empty-body]
+
+    @predictor()
+    def second(question: Question) -> Echo: ...  # type: ignore[empty-body]
+
+    assert (first.name, first.version, first.ttl_s, first.timeout_s) == ("first", "1", 60.0, 30.0)
+    assert (first.is_async, first.concurrency) == (True, 64)
+    assert (second.is_async, second.concurrency) == (False, 4)
+
+
+def test_a_decorated_function_is_still_the_function() -> None:
+    """Unit tests of a model call it as it is."""
+
+    @predictor()
+    def model(question: Question) -> Echo:
+        return Echo(text=question.text)
+
+    assert model(Question(text="a")) == Echo(text="a")
+
+
+def test_answer_in_the_return_annotation_declares_what_it_holds() -> None:
+    """`Answer[Echo]` and `Echo | Answer[Echo]` both declare Echo."""
+
+    @predictor()
+    def only(question: Question) -> Answer[Echo]: ...  # type: ignore[empty-body]
+
+    @predictor()
+    def either(question: Question) -> Echo | Answer[Echo]: ...  # type: ignore[empty-body]
+
+    assert only.encode(Echo(text="a")) == either.encode({"text": "a"}) == b'{"text":"a"}'
+
+
+def test_wrong_signatures_are_refused_with_the_line_to_change() -> None:
+    """File, line, and how it should look."""
+
+    def no_parameter() -> Echo: ...  # type: ignore[empty-body]
+    def two_parameters(one: Question, two: Question) -> Echo: ...  # type: ignore[empty-body]
+    def plain_dict(features: dict[str, Any]) -> Echo: ...  # type: ignore[empty-body]
+    def no_return(question: Question): ...  # type: ignore[no-untyped-def]
+    def odd_return(question: Question) -> "threading_lock": ...  # type: ignore[name-defined]  # noqa: F821
+
+    class NoPredict: ...
+
+    assert "exactly one positional parameter" in refused(lambda: predictor()(no_parameter))
+    assert "exactly one positional parameter" in refused(lambda: predictor()(two_parameters))
+    assert "annotate `features` with a pydantic model" in refused(lambda: predictor()(plain_dict))
+    assert "annotate what no_return returns" in refused(lambda: predictor()(no_return))
+    assert "threading_lock" in refused(lambda: predictor()(odd_return))
+    assert "has no method `predict" in refused(lambda: predictor()(NoPredict))
+    assert "test_predictor.py:" in refused(lambda: predictor()(no_parameter))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "with space"},
+        {"name": "dead"},
+        {"name": "x" * 101},
+        {"version": ""},
+        {"ttl": -1},
+        {"ttl": float("inf")},
+        {"timeout_s": 0},
+        {"concurrency": 0},
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    """Naming the option."""
+
+    def model(question: Question) -> Echo: ...  # type: ignore[empty-body]
+
+    assert next(iter(options)) in refused(lambda: predictor(**options)(model))
+
+
+def test_an_answer_lives_for_a_finite_time() -> None:
+    """Nothing is immortal."""
+    for ttl_s in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="ttl_s"):
+            Answer(1, ttl_s=ttl_s)
