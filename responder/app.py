@@ -11,7 +11,6 @@ from lane import Inbox, Outbox
 from responder.cache import Cache, CachedAnswers
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache
-from responder.health import health_server
 from responder.logs import logger
 from responder.metrics import Metrics
 from responder.model import ServedModel
@@ -108,6 +107,8 @@ class Responder:
         """In order; what is started later stops earlier."""
         settings, enter = self._settings, self._stack.enter_async_context
         if settings.health_port is not None:
+            from responder.health import health_server  # aiohttp, which nobody needs without a port
+
             self.health_port = await enter(
                 health_server(
                     settings.health_host, settings.health_port, not_ready=lambda: self.missing, metrics=self._metrics

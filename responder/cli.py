@@ -4,17 +4,19 @@ import asyncio
 import json
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from responder.app import Responder
 from responder.discovery import find_predictors
 from responder.logs import logger, set_up_logs
 from responder.predictor import Predictor
 from responder.settings import InvalidSettings, Settings
 from responder.signature import InvalidPredictor
 from responder.topology import request_queue
+
+if TYPE_CHECKING:
+    from responder.app import Responder
 
 log = logger(__name__)
 
@@ -104,6 +106,8 @@ def _run(predictors: list[Predictor], settings: Settings) -> int:
 
 
 async def _serve(predictors: list[Predictor], settings: Settings) -> int:
+    from responder.app import Responder  # it takes half a second to import, which `check` and a wrong setting need not
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -123,7 +127,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     return OK if finished else FAILED
 
 
-async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
+async def _announce(responder: "Responder", predictors: list[Predictor], stop: asyncio.Event) -> None:
     """Say when it is ready, or stop being asked."""
     ready = asyncio.ensure_future(responder.ready())
     stopped = asyncio.ensure_future(stop.wait())

@@ -8,8 +8,8 @@ from pydantic_core import from_json
 
 from schemas import Code
 
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_ONLY_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRINGS = re.compile(rb'"[^"]*"?')
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _RUNS = re.compile(rb"\[+|\]+")
 _OPEN = ord("[")
@@ -68,7 +68,10 @@ def is_deeper_than(body: bytes, max_depth: int) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
-    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _ONLY_BRACKETS)
+    # Without escapes a quote is a quote. Two quotes side by side are an empty string, or the end of one and the
+    # beginning of the next: either way what is inside stays inside.
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE)
+    brackets = _STRINGS.sub(b"", unescaped.replace(b'""', b""))
     removed = 0
     while brackets.count(b"[]") > _FEW_RUNS:
         brackets = brackets.replace(b"[]", b"")

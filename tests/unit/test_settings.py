@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from responder.cli import cli
 from responder.settings import InvalidSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,10 +40,9 @@ WRONG = [
 ]
 
 
-def check(environment: dict[str, str], *models: str) -> "subprocess.CompletedProcess[str]":
-    """Run `responder check` as an operator does."""
-    command = [sys.executable, "-m", "responder", "check", *(models or ("examples.price:price",))]
-    return subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=False)
+def check(environment: dict[str, str], *words: str) -> Result:
+    """`responder check`, in this process."""
+    return CliRunner().invoke(cli, ["check", *(words or ("examples.price:price",))], env=environment)
 
 
 @pytest.mark.parametrize(("variable", "value"), WRONG)
@@ -58,7 +60,9 @@ def test_a_wrong_setting_is_one_line_that_names_its_variable(
 
 def test_all_wrong_settings_are_told_at_once_with_status_2_and_no_traceback() -> None:
     """One run of the real command tells everything."""
-    ended = check({"AMQP_URL": f"http://u:{SECRET}@h/", "RESPONDER_PREFETCH": "x", "RESPONDER_GRACES": "1"})
+    wrong = {"AMQP_URL": f"http://u:{SECRET}@h/", "RESPONDER_PREFETCH": "x", "RESPONDER_GRACES": "1"}
+    command = [sys.executable, "-m", "responder", "check", "examples.price:price"]
+    ended = subprocess.run(command, env=os.environ | wrong, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout == ""
     lines = ended.stderr.splitlines()
@@ -71,7 +75,7 @@ def test_check_shows_what_is_in_force_and_no_secret() -> None:
     """As text and as JSON."""
     for flags in ((), ("--json",)):
         ended = check({"AMQP_URL": f"amqp://u:{SECRET}@host/"}, "examples.price:price", *flags)
-        assert ended.returncode == 0, ended.stderr
+        assert ended.exit_code == 0, ended.stderr
         assert "predictions.price" in ended.stdout
         assert SECRET not in ended.stdout + ended.stderr
 
@@ -89,7 +93,7 @@ def test_check_shows_what_is_in_force_and_no_secret() -> None:
 def test_a_model_that_cannot_be_found_is_one_line(path: str, says: str) -> None:
     """With what to change, and status 2."""
     ended = check({}, path)
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     (line,) = ended.stderr.splitlines()
     assert says in line
 
@@ -97,7 +101,7 @@ def test_a_model_that_cannot_be_found_is_one_line(path: str, says: str) -> None:
 def test_two_models_of_one_name_are_refused() -> None:
     """Their answers would mix."""
     ended = check({}, "examples.price:price", "examples.price:price")
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert "two predictors are named 'price'" in ended.stderr
 
 
