@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 
-.PHONY: help setup demo test check fmt lock
+.PHONY: help setup demo test test-binaries check fmt lock
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
@@ -16,6 +16,9 @@ demo: setup  ## everything up, the seed's experiment for real: one table and one
 
 test: setup check  ## everything up, every test that this machine can run
 	@$(PY) -m pytest --servers $(PYTEST)
+
+test-binaries: setup  ## the tests that need servers, on installed binaries whatever else is there
+	@$(PY) -m pytest -m servers --servers=binaries $(PYTEST)
 
 check: setup  ## style, types, import rules
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .

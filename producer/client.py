@@ -202,7 +202,7 @@ class PredictionClient:
         async for batch in self._inbox:
             for delivery in batch:
                 if delivery.properties.correlation_id is not None:
-                    self._resolve(delivery.properties.correlation_id, _prediction(delivery))
+                    self._resolve(delivery.properties.correlation_id, prediction_of(delivery))
 
     def _resolve(self, identifier: bytes, outcome: Prediction | PredictionError) -> None:
         """Give a call its ending. A late or a second reply finds nobody waiting, and is dropped."""
@@ -215,7 +215,8 @@ class PredictionClient:
             future.set_result(outcome)
 
 
-def _prediction(delivery: Delivery) -> Prediction | PredictionError:
+def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
+    """What a reply says."""
     headers = {name: value.decode("utf-8", "replace") for name, value in delivery.properties.headers.items() if value}
     try:
         reply = decode_reply(delivery.body or b"")

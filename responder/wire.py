@@ -113,11 +113,14 @@ class Intake:
 
 
 def _left_ms(header: bytes | None) -> int | None:
-    """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd."""
+    """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd.
+
+    A moment of long ago is not a deadline but another unit: seconds, mostly.
+    """
     if header is None or not header.isdigit() or len(header) > 15:
         return None
     left_ms = int(header) - time.time_ns() // 1_000_000
-    return left_ms if abs(left_ms) <= _ABSURD_MS else None
+    return left_ms if left_ms >= -_ABSURD_MS else None
 
 
 def _check_media_type(given: Properties) -> None:

@@ -96,9 +96,7 @@ async def test_bad_neighbours_hurt_nobody(servers: Servers, namespace: str) -> N
     assert all(answers[f"bad {number}"]["error"]["status"] == 400 for number in range(100))
 
 
-@pytest.mark.parametrize(
-    "reply_to", ["{}predictions.oracle", "{}predictions.dead", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.!.x"]
-)
+@pytest.mark.parametrize("reply_to", ["{}predictions.oracle", "{}predictions.dead", "amq.rabbitmq.reply-to.!.x"])
 async def test_a_reply_address_that_is_not_allowed_is_refused_and_consuming_goes_on(
     servers: Servers, namespace: str, reply_to: str
 ) -> None:
