@@ -289,11 +289,20 @@ class Link:
             began = loop.time()
             try:
                 await self._one_epoch()
+            except asyncio.CancelledError:
+                # aiormq ends what waits on a lost connection with a cancellation that nobody asked for.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.last_error = "the connection was lost"
             except LINK_ERRORS as error:
                 self.last_error = describe(error)
-                if loop.time() - began > MAX_DELAY_S:
-                    delay_s = FIRST_DELAY_S
-                log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
+            except Exception as error:
+                self.last_error = describe(error)
+                log.exception("%s: unexpected", self._name)
+            if loop.time() - began > MAX_DELAY_S:
+                delay_s = FIRST_DELAY_S
+            log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
@@ -321,7 +330,7 @@ class Link:
             self.end(ConnectionError("closed"))
             if self._ended.done():
                 self._ended.exception()  # retrieved, or asyncio would report it as forgotten
-            with contextlib.suppress(*LINK_ERRORS):
+            with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
             await asyncio.sleep(CLOSE_PAUSE_S)
 

@@ -62,7 +62,7 @@ class Responder:
         """What keeps it from answering: nothing when it is ready."""
         parts = [f"model {model.name}: not loaded" for model in self._models if not model.is_loaded]
         if not self._inbox.is_consuming:
-            parts.append("broker: not consuming")
+            parts.append(f"broker: not consuming: {self._inbox.last_error or 'connecting'}")
         if self._outbox is None or not self._outbox.is_up:
             parts.append("broker: cannot reply")
         return parts

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import logging
+import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from responder.discovery import find_predictors
+from responder.execution import THREAD_PREFIX
 from responder.logs import logger, set_up_logs
+from responder.model import ModelNotLoaded
 from responder.predictor import Predictor
 from responder.settings import InvalidSettings, Settings
 from responder.signature import InvalidPredictor
@@ -51,7 +56,12 @@ def serve(models: Models) -> None:
     """
     predictors, settings = _load(models)
     set_up_logs(settings.log, settings.log_level)
-    raise typer.Exit(_run(predictors, settings))
+    status = _run(predictors, settings)
+    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        # A blocking model cannot be stopped, and the interpreter would wait for its thread for ever.
+        logging.shutdown()
+        os._exit(status)
+    raise typer.Exit(status)
 
 
 @cli.command()
@@ -113,7 +123,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with asyncio.timeout(None), Responder(predictors, settings) as responder:
+        async with Responder(predictors, settings) as responder:
             await _announce(responder, predictors, stop)
             await stop.wait()
             log.info("stopping", grace_s=settings.grace_s)
@@ -121,7 +131,10 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, lambda: sys.exit(FAILED))
             finished = await responder.drain()
-    except (OSError, ValueError) as error:
+    except ModelNotLoaded as error:
+        log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
+        return FAILED
+    except OSError as error:
         log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
         return FAILED
     return OK if finished else FAILED

@@ -1,11 +1,14 @@
 """Where a model runs: on the event loop, or in threads. Permits bound how many calls run at once."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from responder.predictor import Predictor
+
+THREAD_PREFIX = "model-"
 
 
 class ModelTimeout(Exception):
@@ -84,7 +87,7 @@ class ThreadExecution:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._permits = asyncio.Semaphore(predictor.concurrency)
-        self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"model-{predictor.name}")
+        self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
         self._model: Any = None
 
     async def load(self) -> None:
@@ -98,7 +101,7 @@ class ThreadExecution:
         await self._permits.acquire()
         on_start()
         outcome: Future[tuple[Any, BaseException | None]] = self._threads.submit(_outcome, predict, value)
-        outcome.add_done_callback(lambda _: loop.call_soon_threadsafe(self._permits.release))
+        outcome.add_done_callback(lambda _: _from_thread(loop, self._permits.release))
         waiting = asyncio.wrap_future(outcome)
         done, _ = await asyncio.wait({waiting}, timeout=self._predictor.timeout_s)
         if not done:
@@ -128,6 +131,11 @@ def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseExcept
         return None, RuntimeError(f"the model raised {error!r}")
     except BaseException as error:  # noqa: BLE001 - it is handed on as a value
         return None, error
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the thread outlived the responder
+        loop.call_soon_threadsafe(call)
 
 
 async def _hook(model: Any, name: str) -> None:

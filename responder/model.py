@@ -22,6 +22,10 @@ log = logger(__name__)
 _RECENT = 0.1  # weight of the newest duration in the running mean
 
 
+class ModelNotLoaded(Exception):
+    """A model could not be loaded; the message says which and why."""
+
+
 class ServedModel:
     """Loads a predictor, makes its keys and turns every ending of a call into an outcome.
 
@@ -67,14 +71,18 @@ class ServedModel:
         return self._keys
 
     async def load(self) -> None:
-        """Load the model and fingerprint its files."""
-        await self._execution.load()
-        self._keys = Keyring(
-            namespace=self._namespace,
-            model=self.name,
-            version=self.version,
-            fingerprint=fingerprint(self.predictor.artefacts),
-        )
+        """Load the model and fingerprint its files.
+
+        Raises:
+            ModelNotLoaded: its `load` raised, or a declared artefact cannot be read.
+        """
+        try:
+            await self._execution.load()
+            mark = fingerprint(self.predictor.artefacts)
+        except Exception as error:
+            msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
+            raise ModelNotLoaded(msg) from error
+        self._keys = Keyring(namespace=self._namespace, model=self.name, version=self.version, fingerprint=mark)
         self.is_loaded = True
 
     async def close(self) -> None:

@@ -75,7 +75,9 @@ class Service:
             if entry is not None and is_usable(entry, request.directives, now_ms):
                 outcome = hit(entry, now_ms)
                 replies.append(Reply(request, outcome, outcome.status))
-            elif (refusal := self._launch(request, digest, entry, cache_up=found is not None)) is not None:
+                continue
+            refusal = self._launch(request, digest, entry, cache_up=found is not None)
+            if refusal is not None:
                 replies.append(Reply(request, refusal, refusal.status))
         if replies:
             self._deliver(replies)

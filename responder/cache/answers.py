@@ -35,6 +35,9 @@ class CachedAnswers:
         except CacheUnavailable as error:
             self._went_down(error)
             return None
+        except Exception as error:
+            log.error("cache_failed", exc_info=error)
+            return None
         if self._is_down:
             log.info("cache_back")
             self._is_down = False
@@ -54,6 +57,9 @@ class CachedAnswers:
             await self._cache.put(name, encode_entry(digest, entry), ttl_ms)
         except CacheUnavailable as error:
             self._went_down(error)
+            return False
+        except Exception as error:
+            log.error("cache_failed", exc_info=error)
             return False
         return True
 
