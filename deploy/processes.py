@@ -206,7 +206,6 @@ class BrokerProcess(_Process):
         (folder / "conf.d").mkdir()
         epmd_port = free_port()
         self._epmd = [shutil.which("epmd") or "epmd", "-address", "127.0.0.1", "-port", str(epmd_port)]
-        self._epmd_process: subprocess.Popen[bytes] | None = None
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         self.environment = kept | {
             "HOME": str(folder),
@@ -235,24 +234,30 @@ class BrokerProcess(_Process):
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator["BrokerProcess"]:
-        """A running one."""
+    def prepared(cls, folder: Path) -> Iterator["BrokerProcess"]:
+        """One that can be started."""
         one = cls(folder)
+        epmd = subprocess.Popen(
+            one._epmd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_dies_with_us if sys.platform == "linux" else None,
+        )
         try:
-            one._epmd_process = subprocess.Popen(
-                one._epmd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                preexec_fn=_dies_with_us if sys.platform == "linux" else None,
-            )
-            one.start()
             yield one
         finally:
             one.kill()
-            if one._epmd_process is not None:
-                one._epmd_process.kill()
-                one._epmd_process.wait()
+            epmd.kill()
+            epmd.wait()
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator["BrokerProcess"]:
+        """A running one."""
+        with cls.prepared(folder) as one:
+            one.start()
+            yield one
 
     def answers(self) -> bool:
         return _says(self.port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")

@@ -236,6 +236,7 @@ class Link:
         self._up = asyncio.Event()
         self._ended: asyncio.Future[None] | None = None
         self._is_open = False
+        self._was_up = False
         self.epoch = 0
         self.last_error: str | None = None
 
@@ -284,9 +285,8 @@ class Link:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        delay_s = FIRST_DELAY_S
+        delay_s, reset_at = FIRST_DELAY_S, float("-inf")
         while True:
-            began = loop.time()
             try:
                 await self._one_epoch()
             except asyncio.CancelledError:
@@ -300,14 +300,17 @@ class Link:
             except Exception as error:
                 self.last_error = describe(error)
                 log.exception("%s: unexpected", self._name)
-            if loop.time() - began > MAX_DELAY_S:
-                delay_s = FIRST_DELAY_S
+            # A connection that worked is tried again soon; one that fails again and again right after it was opened,
+            # only now and then.
+            if self._was_up and loop.time() - reset_at > MAX_DELAY_S:
+                delay_s, reset_at = FIRST_DELAY_S, loop.time()
             log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
     async def _one_epoch(self) -> None:
         self.epoch += 1
+        self._was_up = False
         self._ended = asyncio.get_running_loop().create_future()
         transports = _Transports(lambda reader: Wire(reader, self._splitter(), self))
         connection = _Connection(self._url, transports=transports)
@@ -323,6 +326,7 @@ class Link:
                 await self._user.opened(Channel(amqp, transports.wire, self.epoch))
             if self._is_open:
                 self.last_error = None
+                self._was_up = True
                 self._up.set()
             await asyncio.wait({self._ended})
             self._ended.result()

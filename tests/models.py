@@ -5,6 +5,7 @@ The oracle is deterministic, and appends what it does to a file per process, whi
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -38,6 +39,27 @@ def recorded(folder: Path, event: str) -> list[int]:
     """The numbers of all events of one kind, of all processes."""
     lines = [line.split() for path in folder.glob("*.log") for line in path.read_text().splitlines()]
     return [int(number) for kind, number in lines if kind == event]
+
+
+@predictor(name="hung", version="1", timeout_s=5)
+def hung(task: Task) -> Done:
+    """Block a thread for as long as it is told."""
+    record("start", task.number)
+    time.sleep(task.seconds)
+    return Done(square=task.number**2)
+
+
+@predictor(name="unloadable", version="1")
+class Unloadable:
+    """A class whose `load` fails."""
+
+    def load(self) -> None:
+        """Fail."""
+        raise FileNotFoundError("weights.bin")
+
+    def predict(self, task: Task) -> Done:
+        """Never reached."""
+        return Done(square=0)
 
 
 @predictor(name="oracle", version="1", ttl=60, timeout_s=5)

@@ -101,10 +101,15 @@ class ResponderProcess:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def launch(self) -> None:
+        """Start it."""
         command = [sys.executable, "-m", "responder", "serve", self._model]
         self.process = subprocess.Popen(command, env=self._environment, cwd=ROOT)
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.launch()
+        assert self.process is not None
         give_up_at = time.monotonic() + 20
         while self.probe("/readyz") != 200:
             assert self.process.poll() is None, "the responder ended"

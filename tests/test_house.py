@@ -20,6 +20,7 @@ BUDGETS = {
     "lane/outbox.py": 200,
     "responder/app.py": 120,
     "responder/cli.py": 150,
+    "responder/execution.py": 250,
     "responder/flight.py": 120,
     "responder/predictor.py": 200,
     "responder/service.py": 200,

@@ -1,15 +1,19 @@
 """Stopping, and being stopped: nothing is lost."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from deploy.found import Servers
+from deploy.processes import BrokerProcess
 from tests.models import recorded
-from tests.real import ForeignClient, responder_process, until
+from tests.real import ROOT, ForeignClient, ResponderProcess, responder_process, until
 
 pytestmark = pytest.mark.servers
 
@@ -118,3 +122,55 @@ async def test_metrics_count_what_happened(servers: Servers, namespace: str, tmp
         'responder_reply_fates_total{fate="confirmed"} 3.0',
     ):
         assert line in text
+
+
+async def test_a_hung_blocking_model_cannot_hold_the_exit(servers: Servers, namespace: str, tmp_path: Path) -> None:
+    """Its thread cannot be stopped; the process ends all the same, and the request is not lost."""
+    queue = f"{namespace}predictions.hung"
+    environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_GRACE_S": "0.5"}
+    with responder_process(servers, namespace, "tests.models:hung", **environment) as responder:
+        async with ForeignClient.connected(servers.amqp_url) as client:
+            await client.send(queue, b'{"number": 1, "seconds": 30}', delivery_mode=2)
+            await until(lambda: recorded(tmp_path, "start"))
+            responder.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(responder.wait, 5) == 1
+            assert await client.depth(queue, 1) == 1
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespace: str) -> None:
+    """Exit status 1, and the log says which and why."""
+    command = [sys.executable, "-m", "responder", "serve", "tests.models:Unloadable"]
+    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
+    ended = subprocess.run(
+        command, env=os.environ | urls, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert ended.returncode == 1
+    assert "model unloadable: loading failed: FileNotFoundError: weights.bin" in ended.stderr
+
+
+async def test_a_responder_that_starts_before_its_broker_waits_for_it(namespace: str, tmp_path: Path) -> None:
+    """Alive, not ready, and answering soon after the broker is there; and again after the broker was stopped."""
+    with BrokerProcess.prepared(tmp_path / "rabbitmq") as broker:
+        urls = {"AMQP_URL": broker.url, "REDIS_URL": "memory://", "RESPONDER_NAMESPACE": namespace}
+        responder = ResponderProcess("tests.models:oracle", urls)
+
+        async def answers_again() -> None:
+            await until(lambda: responder.probe("/readyz") == 200)
+            async with ForeignClient.connected(broker.url) as client:
+                _, answer = await client.ask(f"{namespace}predictions.oracle", b'{"number": 3}')
+                assert answer == {"result": {"square": 9}}
+
+        try:
+            responder.launch()
+            await until(lambda: responder.probe("/livez") == 200)
+            assert responder.probe("/readyz") == 503
+            await asyncio.to_thread(broker.start)
+            await answers_again()
+            await asyncio.to_thread(broker.control, "stop_app")
+            await until(lambda: responder.probe("/readyz") == 503)
+            await asyncio.to_thread(broker.control, "start_app")
+            await answers_again()
+            responder.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(responder.wait, 10) == 0
+        finally:
+            responder.end()

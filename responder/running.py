@@ -1,0 +1,75 @@
+"""Run a responder until SIGTERM or Ctrl-C, then drain it; the exit status says whether all of it was finished."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+
+from responder.app import Responder
+from responder.execution import THREAD_PREFIX
+from responder.logs import logger
+from responder.model import ModelNotLoaded
+from responder.predictor import Predictor
+from responder.settings import Settings
+
+log = logger(__name__)
+
+OK, FAILED = 0, 1
+
+
+def run(predictors: list[Predictor], settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        0 when everything was finished, 1 when something was handed back half-done or serving failed.
+    """
+    status = _loop(predictors, settings)
+    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        # A blocking model cannot be stopped, and the interpreter would wait for its thread for ever.
+        logging.shutdown()
+        os._exit(status)
+    return status
+
+
+def _loop(predictors: list[Predictor], settings: Settings) -> int:
+    if sys.platform == "win32":
+        return asyncio.run(_serve(predictors, settings))
+    import uvloop
+
+    return uvloop.run(_serve(predictors, settings))
+
+
+async def _serve(predictors: list[Predictor], settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with Responder(predictors, settings) as responder:
+            await _announce(responder, predictors, stop)
+            await stop.wait()
+            log.info("stopping", grace_s=settings.grace_s)
+            # The second signal means now: whatever is unfinished goes back to the queue with the connection.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, lambda: sys.exit(FAILED))
+            finished = await responder.drain()
+    except ModelNotLoaded as error:
+        log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
+        return FAILED
+    except OSError as error:
+        log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
+        return FAILED
+    return OK if finished else FAILED
+
+
+async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
+    """Say when it is ready, or stop being asked."""
+    ready = asyncio.ensure_future(responder.ready())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        log.info("ready", models=[one.name for one in predictors], health_port=responder.health_port)
+    ready.cancel()
+    stopped.cancel()
