@@ -25,7 +25,7 @@ from responder import Responder, Settings
 from responder.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMAND_CONTAINERS = "RESPONDER_TESTS_DEMAND_CONTAINERS"
+DEMAND_CONTAINERS = "TESTS_DEMAND_CONTAINERS"
 
 
 def source_of(chosen: str) -> str:
