@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,8 +47,12 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def reaper(cleanup: str) -> Iterator[None]:
-    """Run a shell command when this process has ended in any way without leaving this context."""
+def reaper(cleanup: str) -> Iterator[Callable[[], None]]:
+    """Run a shell command when this context ends, or this process in any way, unless what it yields was called.
+
+    Yields:
+        Call it when the cleaning up has been done.
+    """
     process = subprocess.Popen(
         ["sh", "-c", f"trap '' INT TERM HUP; read -r word; [ \"$word\" = done ] || {{ sleep 0.5; {cleanup}; }}"],
         stdin=subprocess.PIPE,
@@ -56,7 +60,13 @@ def reaper(cleanup: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    is_clean = False
+
+    def done() -> None:
+        nonlocal is_clean
+        is_clean = True
+
     try:
-        yield
+        yield done
     finally:
-        process.communicate(b"done\n")
+        process.communicate(b"done\n" if is_clean else b"")

@@ -36,7 +36,8 @@ def binaries() -> Iterator[Servers]:
     shm = Path("/dev/shm")
     parent = shm if os.access(shm, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="responder-servers-", dir=parent))
-    with reaper(f"rm -rf {shlex.quote(str(folder))}"), ExitStack() as stack:
+    with reaper(f"rm -rf {shlex.quote(str(folder))}") as done, ExitStack() as stack:
+        stack.callback(done)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         began = time.monotonic()
         redis = stack.enter_context(RedisProcess.running(folder / "redis"))

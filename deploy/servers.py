@@ -26,6 +26,7 @@ from deploy.processes import binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 PULL_TIMEOUT_S = 300.0
+COMMAND_GRACE_S = 40.0
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def _docker() -> Iterator[Servers]:
     environment = os.environ | {"AMQP_PORT": "0", "REDIS_PORT": "0"}
     say("starting RabbitMQ and Redis in Docker")
     down = [*compose, "down", "--volumes", "--timeout", "1"]
-    with reaper(shlex.join(down)):
+    with reaper(shlex.join(down)) as done:
         try:
             subprocess.run(
                 [*compose, "up", "-d", "--wait", "rabbitmq", "redis"], env=environment, check=True, capture_output=True
@@ -90,7 +91,8 @@ def _docker() -> Iterator[Servers]:
             msg = f"docker compose failed: {error.stderr.decode(errors='replace').strip()[-500:]}"
             raise NoServers(msg) from error
         finally:
-            subprocess.run(down, capture_output=True, check=False)
+            if subprocess.run(down, capture_output=True, check=False).returncode == 0:
+                done()
 
 
 def _published(compose: Sequence[str], service: str, port: str) -> str:
@@ -103,11 +105,24 @@ def run(command: Sequence[str], source: Callable[[], AbstractContextManager[Serv
     with source() as found:
         environment = os.environ | {"AMQP_URL": found.amqp_url, "REDIS_URL": found.redis_url}
         process = subprocess.Popen(command, env=environment)
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # the command got it too, and ends in its own way
+        try:
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:
+                    continue  # the command got it too, and ends in its own way
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """The command does not outlive its servers."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(COMMAND_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def main() -> int:

@@ -107,6 +107,11 @@ class Wire(asyncio.StreamReaderProtocol):
         if self._socket is not None and not self._socket.is_closing():
             self._socket.write(data)
 
+    def abort(self) -> None:
+        """Drop the socket and whatever is still to be written."""
+        if self._socket is not None:
+            self._socket.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._socket = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
@@ -116,8 +121,7 @@ class Wire(asyncio.StreamReaderProtocol):
             events, passed = self._splitter.feed(data)
         except FrameError as error:
             log.error("%s; dropping the connection", error)
-            if self._socket is not None:
-                self._socket.abort()
+            self.abort()
             return
         now = asyncio.get_running_loop().time()
         if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
@@ -127,7 +131,7 @@ class Wire(asyncio.StreamReaderProtocol):
             self._passed_at = now
             super().data_received(passed)
         if events:
-            self._link.received(self._watch(events))
+            self._link.received(self, self._watch(events))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -136,11 +140,11 @@ class Wire(asyncio.StreamReaderProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._is_full = False
-        self._link.writable()
+        self._link.writable(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket = None
-        self._link.end(exc or ConnectionError("the broker closed the connection"))
+        self._link.end(exc or ConnectionError("the broker closed the connection"), self)
         super().connection_lost(exc)
 
     def _watch(self, events: list[Event]) -> list[Event]:
@@ -154,14 +158,14 @@ class Wire(asyncio.StreamReaderProtocol):
         for event in events:
             match event.method:
                 case frames.CHANNEL_CLOSE:
-                    self._link.end(ConnectionError(_close_reason(event.arguments)))
+                    self._link.end(ConnectionError(_close_reason(event.arguments)), self)
                 case frames.BASIC_CANCEL:
-                    self._link.end(ConnectionError("the broker cancelled a consumer"))
+                    self._link.end(ConnectionError("the broker cancelled a consumer"), self)
                 case frames.CONNECTION_BLOCKED:
                     self._is_blocked = True
                 case frames.CONNECTION_UNBLOCKED:
                     self._is_blocked = False
-                    self._link.writable()
+                    self._link.writable(self)
                 case _:
                     kept.append(event)
         return kept
@@ -177,7 +181,6 @@ class _Transports(aiormq.TransportFactory):
 
     def __init__(self, make_wire: Callable[[asyncio.StreamReader], Wire]) -> None:
         self._make_wire = make_wire
-        self.wire: Wire | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         provider: aiormq.SSLContextProvider = kwargs.pop("ssl_context_provider")
@@ -190,7 +193,6 @@ class _Transports(aiormq.TransportFactory):
             )
         except OSError as error:
             raise aiormq.AMQPConnectionError(*error.args) from error
-        self.wire = wire
         return reader, asyncio.StreamWriter(transport, wire, reader, loop)
 
 
@@ -235,6 +237,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._ended: asyncio.Future[None] | None = None
+        self._wire: Wire | None = None
         self._is_open = False
         self._was_up = False
         self.epoch = 0
@@ -252,18 +255,20 @@ class Link:
         """Wait until a channel is open and set up."""
         await self._up.wait()
 
-    def received(self, events: list[Event]) -> None:
-        """From the wire."""
-        if events and self._is_open:
+    def received(self, wire: Wire, events: list[Event]) -> None:
+        """From the wire; one that has outlived its epoch is not listened to."""
+        if events and self._is_open and wire is self._wire:
             self._user.received(events)
 
-    def writable(self) -> None:
+    def writable(self, wire: Wire) -> None:
         """From the wire."""
-        if self._is_open:
+        if self._is_open and wire is self._wire:
             self._user.writable()
 
-    def end(self, error: Exception) -> None:
-        """End this epoch; the next one begins after a delay."""
+    def end(self, error: Exception, wire: Wire | None = None) -> None:
+        """End this epoch; the next one begins after a delay. A wire can end its own epoch only."""
+        if wire is not None and wire is not self._wire:
+            return
         if self._is_open:
             self._is_open = False
             self._up.clear()
@@ -312,7 +317,7 @@ class Link:
         self.epoch += 1
         self._was_up = False
         self._ended = asyncio.get_running_loop().create_future()
-        transports = _Transports(lambda reader: Wire(reader, self._splitter(), self))
+        transports = _Transports(self._make_wire)
         connection = _Connection(self._url, transports=transports)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -320,10 +325,10 @@ class Link:
                 opened = connection.channel(publisher_confirms=self._confirms, on_return_raises=False)
                 await opened.initialize()
                 amqp = await opened.get_underlay_channel()
-                if transports.wire is None:
+                if self._wire is None:
                     raise ConnectionError("aiormq did not use the transport factory")
                 self._is_open = True
-                await self._user.opened(Channel(amqp, transports.wire, self.epoch))
+                await self._user.opened(Channel(amqp, self._wire, self.epoch))
             if self._is_open:
                 self.last_error = None
                 self._was_up = True
@@ -334,12 +339,27 @@ class Link:
             self.end(ConnectionError("closed"))
             if self._ended.done():
                 self._ended.exception()  # retrieved, or asyncio would report it as forgotten
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
-            await asyncio.sleep(CLOSE_PAUSE_S)
+            await self._close(connection)
 
-    def _splitter(self) -> Splitter:
-        return Splitter(self._keep, _WATCHED, self._max_body_bytes)
+    async def _close(self, connection: aio_pika.Connection) -> None:
+        """Say goodbye, but wait for no peer that does not read: what it left in the buffer goes with the socket."""
+        wire, self._wire = self._wire, None
+        closing = asyncio.ensure_future(connection.close())
+        try:
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+        finally:
+            if wire is not None:
+                wire.abort()
+            if not closing.done():
+                await asyncio.wait({closing}, timeout=CLOSE_PAUSE_S)
+                closing.cancel()
+            elif not closing.cancelled():
+                closing.exception()
+        await asyncio.sleep(CLOSE_PAUSE_S)
+
+    def _make_wire(self, reader: asyncio.StreamReader) -> Wire:
+        self._wire = Wire(reader, Splitter(self._keep, _WATCHED, self._max_body_bytes), self)
+        return self._wire
 
 
 def describe(error: BaseException) -> str:

@@ -248,7 +248,7 @@ def encode_content(
         message_id: takes the place of the properties' own.
 
     Raises:
-        ValueError: a short string has more than 255 octets.
+        ValueError: a short string has more than 255 octets, or the properties do not fit into one frame.
     """
     flags = 0
     parts = [b""]
@@ -274,8 +274,11 @@ def encode_content(
             flags |= bit
             parts.append(_short(value))
     parts[0] = _CONTENT_HEAD.pack(60, 0, len(body), flags)
-    frames = [_frame(HEADER, channel, b"".join(parts))]
-    most = frame_max - OVERHEAD
+    head, most = b"".join(parts), frame_max - OVERHEAD
+    if len(head) > most:
+        msg = f"the properties take {len(head)} octets, a frame {most}"
+        raise ValueError(msg)
+    frames = [_frame(HEADER, channel, head)]
     if len(body) <= most:
         if body:
             frames.append(_frame(BODY, channel, body))

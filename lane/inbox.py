@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ class Inbox:
         prefetch: how many unsettled deliveries the broker may leave with us, for each queue.
         headers: the names of the headers to look for in every message.
         max_body_bytes: a larger body is skipped as it arrives; its delivery has `body` None.
+        on_lost: called when an epoch has ended, and with it what was delivered and not yielded.
         no_ack: the broker forgets a message when it has sent it; nothing is to be settled.
 
     Use it as `async with inbox: async for batch in inbox: ...`. Iteration ends after `stop()`.
@@ -41,7 +42,9 @@ class Inbox:
         max_body_bytes: int = 16 * 2**20,
         no_ack: bool = False,
         declare: bool = True,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_lost = on_lost
         self._queues = queues
         self._prefetch = prefetch
         self._headers = frozenset(headers)
@@ -109,13 +112,17 @@ class Inbox:
             if self._stopping and not self._arrived:
                 return
 
+    def restart(self, why: str) -> None:
+        """Give everything unsettled back to the broker and begin a new epoch: the last resort after a fault of ours."""
+        self._link.end(ConnectionError(why))
+
     async def stop(self) -> None:
         """Consume no more. What has arrived and was not yielded goes back to its queue; iteration ends."""
         self._stopping = True
         channel = self._channel
         if channel is not None:
             with contextlib.suppress(*LINK_ERRORS):
-                for consumer in self._queue_of:
+                for consumer in list(self._queue_of):
                     await channel.amqp.basic_cancel(consumer.decode(), timeout=2.0)
         unread, self._arrived = self._arrived, []
         self.settle(unread, Settlement.REQUEUE)
@@ -157,7 +164,7 @@ class Inbox:
                 await _declare(channel.amqp, queue)
         await channel.amqp.basic_qos(prefetch_count=self._prefetch)
         for index, queue in enumerate(self._queues):
-            if queue.consume:
+            if queue.consume and not self._stopping:
                 consumer = f"lane-{index}"
                 self._queue_of[consumer.encode()] = queue.name
                 await channel.amqp.basic_consume(queue.name, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
@@ -185,6 +192,7 @@ class Inbox:
         self._arrived = []
         self._singles = []
         self._window = AckWindow()
+        self._on_lost()
 
 
 def _refusal(channel: int, tag: int, settlement: Settlement) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,7 +27,8 @@ class Outbox:
     Args:
         url, name, heartbeat_s: see `lane.connection.Link`.
         exchange: where to publish; the empty name is the default exchange.
-        patience_s: how long a message may take, retries included, before it is ABANDONED.
+        patience_s: how long a broker that takes messages may leave one unconfirmed before it is ABANDONED. While the
+            connection is down or the broker has blocked us, messages wait as long as their `give_up_at` allows.
         max_body_bytes: a larger message is REFUSED before it reaches the broker, which would close the channel.
         on_fate: called with lists of (message, fate).
     """
@@ -62,6 +64,7 @@ class Outbox:
         self._routes: dict[tuple[bytes, bool], bytes] = {}
         self._prefix = b""
         self._flush_scheduled = False
+        self._flowing_since = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
         self._sweeper: asyncio.Task[None] | None = None
@@ -99,13 +102,10 @@ class Outbox:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self._link.__aexit__(kind, error, trace)
-        self._give_up(float("inf"))
+        self._abandon(math.inf, math.inf)
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish messages; each one's fate comes later, to `on_fate`."""
-        now = asyncio.get_running_loop().time()
-        for message in messages:
-            message.give_up_at = now + self._patience_s
         self._waiting.extend(messages)
         self._empty.clear()
         self._schedule()
@@ -128,6 +128,7 @@ class Outbox:
         refused: list[tuple[Message, Fate]] = []
         written: list[bytes] = []
         waiting, unconfirmed = self._waiting, self._unconfirmed
+        now = asyncio.get_running_loop().time()
         while waiting:
             message = waiting.popleft()
             try:
@@ -136,6 +137,7 @@ class Outbox:
                 log.warning("a message was not sent: %s", error)
                 refused.append((message, Fate.REFUSED))
                 continue
+            message.written_at = now
             unconfirmed[self._number] = message
         if written:
             channel.write(b"".join(written))
@@ -220,14 +222,23 @@ class Outbox:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            self._give_up(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            flowing = self._channel is not None and self._channel.can_write
+            if not flowing:
+                self._flowing_since = now
+            patient = flowing and now - self._flowing_since < self._patience_s
+            self._abandon(now, -math.inf if patient or not flowing else now - self._patience_s)
 
-    def _give_up(self, now: float) -> None:
-        """Abandon what is out of patience at this time."""
+    def _abandon(self, now: float, written_before: float) -> None:
+        """Give up what makes no sense any more, and what was written too long ago and is not confirmed."""
         late = [message for message in self._waiting if message.give_up_at <= now]
         if late:
             self._waiting = deque(message for message in self._waiting if message.give_up_at > now)
-        numbers = [number for number, message in self._unconfirmed.items() if message.give_up_at <= now]
+        numbers = [
+            number
+            for number, message in self._unconfirmed.items()
+            if message.give_up_at <= now or message.written_at <= written_before
+        ]
         late += [self._unconfirmed.pop(number) for number in numbers]
         self._report([(message, Fate.ABANDONED) for message in late])
 

@@ -4,6 +4,7 @@ Text that belongs to others (identifiers, addresses, header values) stays bytes 
 gives it no encoding, and what is never decoded can never fail to decode.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -69,8 +70,9 @@ class Message:
             writes a `message_id` of its own, fresh for every publish, where it has to recognise a return.
         mandatory: ask for the message back when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
+        give_up_at: when sending it makes no sense any more, on the event loop's clock; then it is ABANDONED.
         token: handed back with the message's fate; the lane never looks at it.
-        attempts, give_up_at: the outbox's own notes.
+        attempts, written_at: the outbox's own notes.
     """
 
     routing_key: bytes
@@ -78,9 +80,10 @@ class Message:
     properties: Properties
     mandatory: bool = True
     retry: bool = True
+    give_up_at: float = math.inf
     token: Any = None
     attempts: int = 0
-    give_up_at: float = 0.0
+    written_at: float = 0.0
 
 
 class Fate(Enum):

@@ -1,6 +1,6 @@
 """The client library: ask for predictions over RabbitMQ."""
 
-from producer.client import Prediction, PredictionClient
+from producer.client import PredictionClient
 from producer.errors import (
     CacheMiss,
     DeadlineExceeded,
@@ -16,6 +16,7 @@ from producer.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
+from producer.prediction import Prediction
 
 __all__ = [
     "CacheMiss",

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from producer.client import Prediction, PredictionClient
+from producer.client import PredictionClient
 from producer.errors import PredictionError
+from producer.prediction import Prediction
 
 OK, FAILED, USAGE = 0, 1, 2
 

@@ -6,46 +6,26 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec
+from lane import Fate, Inbox, Message, Outbox, Properties, QueueSpec
 from producer.errors import (
     DeadlineExceeded,
     NoBroker,
     OutcomeUnknown,
+    PayloadTooLarge,
     PredictionError,
     ResourceExhausted,
     UnknownModel,
-    error_of,
 )
-from schemas import CacheStatus, Failure, MalformedReply, decode_reply, parse_cache_status
+from producer.prediction import REPLY_HEADERS, Prediction, prediction_of
 
-_REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms", b"retry-after-ms")
 _PREFETCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A result and where it came from.
-
-    Attributes:
-        value: the model's output, as a JSON value.
-        cache_status: hit, miss, collapsed, and the freshness left (RFC 9211).
-        age_s: how old a cached answer is; None for a new one.
-        model, model_version: who answered.
-        duration_ms: from the responder's receipt to its reply.
-    """
-
-    value: Any
-    cache_status: CacheStatus
-    age_s: int | None
-    model: str
-    model_version: str
-    duration_ms: int
+MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 takes no more
+MAX_NAME_BYTES = 255
 
 
 class PredictionClient:
@@ -66,7 +46,6 @@ class PredictionClient:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._queue_prefix = f"{namespace}predictions."
-        # A name of our own choosing outlives a lost connection: replies that are on their way still find it.
         self._reply_queue = f"replies.{uuid.uuid4().hex}"
         self._ids = (b"%d" % number for number in itertools.count(1))
         self._waiting: dict[bytes, asyncio.Future[Prediction]] = {}
@@ -76,9 +55,11 @@ class PredictionClient:
             [QueueSpec(self._reply_queue, durable=False, exclusive=True)],
             name="prediction client replies",
             prefetch=_PREFETCH,
-            headers=_REPLY_HEADERS,
+            headers=REPLY_HEADERS,
             no_ack=True,
+            on_lost=lambda: self._fail_all("the connection was lost while the reply was awaited"),
         )
+        self._closed = asyncio.Event()
         self._outbox = Outbox(url, name="prediction client requests", on_fate=self._on_fate)
 
     def __repr__(self) -> str:
@@ -105,13 +86,12 @@ class PredictionClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed.set()
+        self._fail_all("the client was closed before the reply came")
         await self._outbox.__aexit__(kind, error, trace)
         await self._inbox.__aexit__(kind, error, trace)
         if self._reader is not None:
             await self._reader
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(OutcomeUnknown("the client was closed before the reply came"))
 
     async def predict(self, model: str, features: BaseModel | Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         """The model's output for one input. See `ask`."""
@@ -143,17 +123,36 @@ class PredictionClient:
         timeout_s = self._timeout_s if timeout is None else timeout
         identifier = next(self._ids)
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        self._waiting[identifier] = future
         try:
             async with asyncio.timeout(timeout_s):
-                await self._inbox.consuming()
-                self._outbox.send([self._request(identifier, model, features, timeout_s, cache_control, tenant)])
+                await self._can_be_answered()
+                message = self._request(identifier, model, features, timeout_s, cache_control, tenant)
+                self._waiting[identifier] = future
+                self._outbox.send([message])
                 return await future
         except TimeoutError:
             msg = f"no answer from {model!r} within {timeout_s:g} s"
             raise DeadlineExceeded(msg) from None
         finally:
-            del self._waiting[identifier]
+            self._waiting.pop(identifier, None)
+
+    async def _can_be_answered(self) -> None:
+        """Wait until the reply queue is there, or raise because it never will be."""
+        if not self._inbox.is_consuming and not self._closed.is_set():
+            waits = {asyncio.ensure_future(self._inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        if self._closed.is_set():
+            msg = "the client is closed"
+            raise NoBroker(msg)
+
+    def _fail_all(self, why: str) -> None:
+        """The reply queue is gone, and with it every reply that is still to come."""
+        for identifier in list(self._waiting):
+            self._resolve(identifier, OutcomeUnknown(why))
 
     def _request(
         self,
@@ -164,11 +163,19 @@ class PredictionClient:
         cache_control: str | None,
         tenant: str | None,
     ) -> Message:
-        body = features.model_dump_json() if isinstance(features, BaseModel) else json.dumps(features, allow_nan=False)
+        text = features.model_dump_json() if isinstance(features, BaseModel) else json.dumps(features, allow_nan=False)
+        body, routing_key = text.encode(), f"{self._queue_prefix}{model}".encode()
+        if len(body) > MAX_BODY_BYTES:
+            msg = f"the input has {len(body)} bytes, a message has {MAX_BODY_BYTES} at most"
+            raise PayloadTooLarge(msg, code="PAYLOAD_TOO_LARGE")
+        if len(routing_key) > MAX_NAME_BYTES:
+            msg = f"no model has a name of {len(model)} characters"
+            raise UnknownModel(msg)
         left_ms = max(1, round(timeout_s * 1000))
         return Message(
-            routing_key=f"{self._queue_prefix}{model}".encode(),
-            body=body.encode(),
+            routing_key=routing_key,
+            body=body,
+            give_up_at=asyncio.get_running_loop().time() + timeout_s,
             properties=Properties(
                 content_type=b"application/json",
                 correlation_id=identifier,
@@ -213,27 +220,3 @@ class PredictionClient:
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-
-
-def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
-    """What a reply says."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in delivery.properties.headers.items() if value}
-    try:
-        reply = decode_reply(delivery.body or b"")
-    except MalformedReply as error:
-        return PredictionError(str(error), code="MALFORMED_REPLY")
-    if isinstance(reply, Failure):
-        retry_after_ms = _number(headers.get(b"retry-after-ms"))
-        return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
-    return Prediction(
-        value=reply.value,
-        cache_status=parse_cache_status(headers.get(b"cache-status", "")),
-        age_s=_number(headers.get(b"age")),
-        model=headers.get(b"model", ""),
-        model_version=headers.get(b"model-version", ""),
-        duration_ms=_number(headers.get(b"duration-ms")) or 0,
-    )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None

@@ -61,6 +61,8 @@ class Responder:
     def missing(self) -> list[str]:
         """What keeps it from answering: nothing when it is ready."""
         parts = [f"model {model.name}: not loaded" for model in self._models if not model.is_loaded]
+        if self._running is not None and self._running.done():
+            parts.append("pipeline: ended")
         if not self._inbox.is_consuming:
             parts.append(f"broker: not consuming: {self._inbox.last_error or 'connecting'}")
         if self._outbox is None or not self._outbox.is_up:
@@ -71,6 +73,11 @@ class Responder:
     def unsettled(self) -> int:
         """Requests that were received and not settled yet."""
         return self._inbox.unsettled
+
+    @property
+    def unconfirmed(self) -> int:
+        """Replies that are written, or wait to be, and are not confirmed yet."""
+        return self._outbox.unconfirmed if self._outbox is not None else 0
 
     async def ready(self) -> None:
         """Wait until it consumes."""

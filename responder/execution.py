@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from responder.predictor import Predictor
 
 THREAD_PREFIX = "model-"
+CLOSE_TIMEOUT_S = 5.0
 
 
 class ModelTimeout(Exception):
@@ -114,13 +115,14 @@ class ThreadExecution:
         raise Crashed(repr(error)) from error
 
     async def close(self) -> None:
-        try:
-            if self._model is not None:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._threads, lambda: _blocking_hook(self._model, "close")
-                )
-        finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        """The hook runs in a thread of its own: the others may be busy for as long as they like."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        hook = getattr(self._model, "close", None)
+        if callable(hook):
+            closer = ThreadPoolExecutor(1, thread_name_prefix=f"{THREAD_PREFIX}{self._predictor.name}-close")
+            closing = asyncio.wrap_future(closer.submit(hook))
+            closer.shutdown(wait=False)
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
 
 
 def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:

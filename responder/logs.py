@@ -29,7 +29,10 @@ def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
     if chosen == "json":
         renderers: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        renderers = [
+            # The default formatter shows local variables, which hold bodies and secrets.
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

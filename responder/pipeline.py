@@ -48,6 +48,7 @@ class Pipeline:
         self._service = Service(answers, self._deliver, pending=pending)
         self._intake = intake
         self._policy = policy
+        self._running: asyncio.Task[None] | None = None
         self._metrics = metrics
 
     def __repr__(self) -> str:
@@ -56,8 +57,13 @@ class Pipeline:
     async def run(self, outbox: Outbox) -> None:
         """Answer what comes, until the inbox is stopped."""
         self._outbox = outbox
+        self._running = asyncio.current_task()
         async for batch in self._inbox:
-            await self._service.handle(self._requests(batch))
+            try:
+                await self._service.handle(self._requests(batch))
+            except Exception:
+                log.exception("batch_failed")
+                self._inbox.restart("a batch failed; the broker delivers it again")
 
     async def drain(self, grace_s: float) -> bool:
         """Stop consuming, hand back what has not started, finish the rest; True when all of it was finished.
@@ -67,6 +73,8 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + grace_s
         await self._inbox.stop()
+        if self._running is not None:  # the batch that is being looked up now launches its flights first
+            await asyncio.wait({self._running}, timeout=max(0.0, ends_at - loop.time()))
         self._inbox.settle(self._tokens(self._service.hand_back(started=False)), Settlement.REQUEUE)
         finished = await _within(self._service.idle(), ends_at - loop.time())
         late = self._service.hand_back(started=True)

@@ -8,6 +8,7 @@ import sys
 import threading
 
 from responder.app import Responder
+from responder.cache.redis import InvalidCacheUrl
 from responder.execution import THREAD_PREFIX
 from responder.logs import logger
 from responder.model import ModelNotLoaded
@@ -58,7 +59,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     except ModelNotLoaded as error:
         log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
         return FAILED
-    except OSError as error:
+    except (OSError, InvalidCacheUrl) as error:
         log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
         return FAILED
     return OK if finished else FAILED

@@ -61,24 +61,20 @@ class Service:
             refusal = self._refusal(request, now, keyed)
             if refusal is not None:
                 replies.append(Reply(request, refusal, refusal.status))
+        read = [(request, digest) for request, digest in keyed if not request.directives.no_cache]
         found = await self._answers.look_up(
-            {
-                digest: request.model.keys.value_name(digest)
-                for request, digest in keyed
-                if not request.directives.no_cache
-            }
+            [digest for _, digest in read], [request.model.keys.value_name(digest) for request, digest in read]
         )
-        entries = found or {}
+        entries = iter(found or [None] * len(read))
         now_ms = self._answers.now_ms()
         for request, digest in keyed:
-            entry = None if request.directives.no_cache else entries.get(digest)
+            entry = None if request.directives.no_cache else next(entries)
             if entry is not None and is_usable(entry, request.directives, now_ms):
-                outcome = hit(entry, now_ms)
+                outcome: Outcome | None = hit(entry, now_ms)
+            else:
+                outcome = self._launch(request, digest, entry, cache_up=found is not None)
+            if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
-                continue
-            refusal = self._launch(request, digest, entry, cache_up=found is not None)
-            if refusal is not None:
-                replies.append(Reply(request, refusal, refusal.status))
         if replies:
             self._deliver(replies)
 
@@ -165,11 +161,10 @@ class Service:
         """
         name = work.model.keys.value_name(work.digest)
         if work.look_again:
-            found = await self._answers.look_up({work.digest: name})
-            entry = found and found[work.digest]
+            found = await self._answers.look_up([work.digest], [name])
             now_ms = self._answers.now_ms()
-            if entry and is_fresh(entry, now_ms):
-                return hit(entry, now_ms)
+            if found and found[0] is not None and is_fresh(found[0], now_ms):
+                return hit(found[0], now_ms)
         outcome = await work.model.answer(work.body, flight.start)
         stored = work.store and outcome.code is None
         if stored:

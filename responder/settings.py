@@ -38,8 +38,9 @@ class Settings(BaseSettings):
     prefetch: Annotated[int, Field(ge=1, le=65_535)] = 1024
     pending: Annotated[int, Field(ge=1, le=65_535)] = 256
     redis_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.2
-    max_body_bytes: Annotated[int, Field(ge=1, le=128 * 2**20)] = 2**20
-    max_reply_bytes: Annotated[int, Field(ge=64, le=128 * 2**20)] = 4 * 2**20
+    # RabbitMQ 4 takes no message above 16 MiB.
+    max_body_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = 2**20
+    max_reply_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 4 * 2**20
     max_depth: Annotated[int, Field(ge=1, le=128)] = 64
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0

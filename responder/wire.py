@@ -1,5 +1,6 @@
 """AMQP properties to requests, and replies to messages, by version 1 of the wire contract."""
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ _JSON = b"application/json"
 _NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _REPLY_TYPES = frozenset({b"result", b"error"})
 _MAX_TENANT_BYTES = 255
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
+_LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
 _ABSURD_MS = 30 * 86_400_000
 
 
@@ -150,6 +153,7 @@ def message_of(reply: Reply, now: float) -> Message:
         model=request.model,
         expiration_ms=left_ms,
         duration_ms=round((now - request.received_at) * 1000),
+        give_up_at=max(request.deadline, now + _LATE_REPLY_S) if request.has_deadline else math.inf,
     )
 
 
@@ -161,10 +165,12 @@ def compose(
     model: ServedModel,
     expiration_ms: int | None = None,
     duration_ms: int = 0,
+    give_up_at: float = math.inf,
 ) -> Message:
     """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
     given = delivery.properties
     reply_to = given.reply_to or b""
+    trace = given.headers.get(b"traceparent")
     is_direct = reply_to.startswith(_DIRECT_PREFIXES)
     headers = {
         b"cache-status": status.encode(),
@@ -173,7 +179,7 @@ def compose(
         b"duration-ms": b"%d" % duration_ms,
         b"age": None if outcome.age_s is None else b"%d" % outcome.age_s,
         b"retry-after-ms": None if outcome.retry_after_ms is None else b"%d" % outcome.retry_after_ms,
-        b"traceparent": given.headers.get(b"traceparent"),
+        b"traceparent": trace if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
     }
     return Message(
         routing_key=reply_to,
@@ -189,5 +195,6 @@ def compose(
         # whose connection failed could take the next connection down too.
         mandatory=not is_direct,
         retry=not is_direct,
+        give_up_at=give_up_at,
         token=delivery,
     )

@@ -49,7 +49,8 @@ def _encode(value: Any, out: list[bytes]) -> None:
     elif isinstance(value, BaseModel):
         _model(value, out)
     elif isinstance(value, Enum):
-        _put(b"E", f"{type(value).__qualname__}.{value.name}".encode(), out)
+        _put(b"E", f"{_full_name(type(value))}.{value.name}".encode(), out)
+        _encode(value.value, out)
     else:
         msg = f"a value of type {type(value).__qualname__} has no canonical form"
         raise NotCanonical(msg)
@@ -96,12 +97,16 @@ def _mapping(value: Mapping[Any, Any], out: list[bytes]) -> None:
 def _model(value: BaseModel, out: list[bytes]) -> None:
     cls = type(value)
     names = [name for name, field in cls.model_fields.items() if not is_excluded(field)]
-    _put(b"M", cls.__qualname__.encode(), out)
+    _put(b"M", _full_name(cls).encode(), out)
     out.append(b"%d:" % len(names))
     for name in names:
         _put(b"s", name.encode(), out)
         _encode(getattr(value, name), out)
     _mapping(value.model_extra or {}, out)
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def is_excluded(field: FieldInfo) -> bool:

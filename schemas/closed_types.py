@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, NaiveDatetime, PastDate, PastDatetime
 
-from schemas.canonical import is_excluded
+from schemas.canonical import NotCanonical, canonical_bytes, is_excluded
 
 _SCALARS = (type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
 # Rules of pydantic whose values are plain dates.
@@ -57,6 +57,8 @@ def _check(annotation: Any, path: str, seen: set[type]) -> None:
             _check(part, path, seen)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         _check_model(annotation, path, seen)
+    elif isinstance(annotation, type) and issubclass(annotation, Enum):
+        _check_enum(annotation, path)
     elif not _is_closed(annotation):
         raise _lossy(path, annotation, _ADVICE.get(annotation, _GENERAL_ADVICE))
 
@@ -71,9 +73,15 @@ def _parts(origin: Any, arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def _is_closed(annotation: Any) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return True
     return annotation is Any or annotation in (*_SCALARS, None, *_DATE_RULES, list, tuple, dict)
+
+
+def _check_enum(enum: type[Enum], path: str) -> None:
+    for member in enum:
+        try:
+            canonical_bytes(member.value)
+        except NotCanonical:
+            raise _lossy(path, enum, f"give {member.name} a plain value, such as a string") from None
 
 
 def _is_string_alias(annotation: Any) -> bool:

@@ -4,6 +4,7 @@ Requests carry RFC 9111 section 5.2.1 directives and RFC 5861's `stale-if-error`
 `Cache-Status` with one cache, named `responder`.
 """
 
+import re
 from dataclasses import dataclass, field
 
 _MAX_SECONDS = 2**31  # RFC 9111 section 1.2.2: larger delta-seconds count as 2^31
@@ -127,11 +128,12 @@ def parse_cache_status(header: str) -> CacheStatus:
     return CacheStatus(
         hit="hit" in named,
         fwd=named.get("fwd"),
-        ttl_s=int(ttl) if ttl.lstrip("-").isdigit() else None,
+        ttl_s=int(ttl) if _TTL.fullmatch(ttl) else None,
         stored="stored" in named,
         collapsed="collapsed" in named,
         extra=tuple(part for part in parameters if part.partition("=")[0] not in _STATUS_PARAMETERS),
     )
 
 
+_TTL = re.compile(r"-?[0-9]{1,10}")
 _STATUS_PARAMETERS = frozenset({"hit", "fwd", "ttl", "stored", "collapsed"})

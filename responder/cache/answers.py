@@ -1,7 +1,7 @@
 """Answers in a cache: entries looked up in batches and stored, with every kind of bad value a miss."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from responder.cache.entry import Entry, decode_entry, encode_entry
 from responder.cache.port import Cache, CacheUnavailable
@@ -26,25 +26,22 @@ class CachedAnswers:
     def __repr__(self) -> str:
         return f"<CachedAnswers in {self._cache!r}{' down' if self._is_down else ''}>"
 
-    async def look_up(self, names: Mapping[bytes, str]) -> dict[bytes, Entry | None] | None:
-        """The entries of these keys, digest to name; None when the cache does not answer."""
+    async def look_up(self, digests: Sequence[bytes], names: Sequence[str]) -> list[Entry | None] | None:
+        """The entries of these keys, in their order; None when the cache does not answer."""
         if not names:
-            return {}
+            return []
         try:
-            values = await self._cache.get_many(list(names.values()))
+            values = await self._cache.get_many(names)
         except CacheUnavailable as error:
             self._went_down(error)
-            return None
-        except Exception as error:
-            log.error("cache_failed", exc_info=error)
             return None
         if self._is_down:
             log.info("cache_back")
             self._is_down = False
-        return {
-            digest: None if value is None else decode_entry(digest, value)
-            for digest, value in zip(names, values, strict=True)
-        }
+        return [
+            None if value is None else decode_entry(digest, value)
+            for digest, value in zip(digests, values, strict=True)
+        ]
 
     async def store(self, digest: bytes, name: str, body: bytes, *, ttl_s: float, duration_ms: int) -> bool:
         """Keep an answer; False when it was not kept: no time to live, or no cache."""
@@ -57,9 +54,6 @@ class CachedAnswers:
             await self._cache.put(name, encode_entry(digest, entry), ttl_ms)
         except CacheUnavailable as error:
             self._went_down(error)
-            return False
-        except Exception as error:
-            log.error("cache_failed", exc_info=error)
             return False
         return True
 

@@ -1,7 +1,7 @@
 """The cache in Redis; the only file here that knows redis-py."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -9,6 +9,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from responder.cache.port import CacheUnavailable
+
+
+class InvalidCacheUrl(ValueError):
+    """REDIS_URL has an option that redis-py does not know; the message names it and shows no value."""
 
 
 class RedisCache:
@@ -28,6 +32,12 @@ class RedisCache:
             retry=Retry(NoBackoff(), 0),
             max_connections=256,
         )
+        try:
+            make_connection: Callable[[], object] = self._client.connection_pool.make_connection
+            make_connection()  # connects nothing, but refuses options that nobody knows
+        except (TypeError, ValueError) as error:
+            msg = f"REDIS_URL: {error}"
+            raise InvalidCacheUrl(msg) from error
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         if not names:
@@ -53,6 +63,6 @@ def _translated() -> Iterator[None]:
     """The wall: whatever redis-py raises becomes CacheUnavailable."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    except Exception as error:
         msg = f"{type(error).__name__}: {error}"
         raise CacheUnavailable(msg) from error

@@ -10,7 +10,7 @@ import pytest
 from examples.price import price
 from lane import Delivery, Properties
 from producer import Prediction, PredictionError
-from producer.client import prediction_of
+from producer.prediction import prediction_of
 from responder.messages import Outcome
 from responder.wire import HEADERS, Intake, ReplyPolicy, compose
 from schemas import CacheStatus, Code, Failure, decode_reply, encode_failure, encode_result, parse_cache_status

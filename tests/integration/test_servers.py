@@ -61,3 +61,26 @@ def test_nothing_survives_the_command(number: signal.Signals) -> None:
     command.stdout.close()
     assert wait_for(lambda: not processes_of(folder)), processes_of(folder)
     assert wait_for(lambda: not Path(folder).exists())
+
+
+def test_the_command_does_not_outlive_its_servers() -> None:
+    """SIGTERM to the wrapper ends what it wraps."""
+    words = [
+        sys.executable,
+        "-m",
+        "deploy.servers",
+        "--",
+        sys.executable,
+        "-c",
+        "import os,time; print(os.getpid(), flush=True); time.sleep(60)",
+    ]
+    given = {"AMQP_URL": "amqp://127.0.0.1/", "REDIS_URL": "redis://127.0.0.1/"}
+    wrapper = subprocess.Popen(
+        words, cwd=ROOT, env=os.environ | given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert wrapper.stdout is not None
+    wrapped = wrapper.stdout.readline().decode().strip()
+    wrapper.send_signal(signal.SIGTERM)
+    assert wrapper.wait(20) == 128 + signal.SIGTERM
+    wrapper.stdout.close()
+    assert not Path("/proc", wrapped).exists()

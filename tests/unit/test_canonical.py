@@ -171,6 +171,22 @@ def test_a_field_declared_out_of_the_key_is_left_out_and_the_schema_says_so() ->
     assert Typed.model_json_schema()["properties"]["note"]["exclude_from_key"] is True
 
 
+def test_two_enums_of_one_name_are_two() -> None:
+    """A union of two modules' `Colour` must not mix them."""
+    one = Enum("Colour", {"RED": "r"}, module="m", qualname="Colour")  # type: ignore[misc]
+    other = Enum("Colour", {"RED": "R"}, module="m", qualname="Colour")  # type: ignore[misc]
+    third = Enum("Colour", {"RED": "r"}, module="n", qualname="Colour")  # type: ignore[misc]
+    assert len({canonical_bytes(enum["RED"]) for enum in (one, other, third)}) == 3
+
+
+def test_an_enum_of_values_without_a_form_is_refused() -> None:
+    """Its members could not be told apart by their values."""
+    odd = Enum("Odd", {"A": object()})  # type: ignore[misc]
+    schema = type("Schema", (BaseModel,), {"__annotations__": {"field": odd}})
+    with pytest.raises(LossySchema, match="give A a plain value"):
+        check_schema(schema)
+
+
 def test_extra_fields_that_a_schema_keeps_are_part_of_the_key() -> None:
     """The model can see them."""
 

@@ -47,7 +47,7 @@ def theirs(given: Properties) -> commands.Basic.Properties:
     )
 
 
-@given(properties, st.binary(max_size=300), st.integers(16, 64))
+@given(properties, st.binary(max_size=3000), st.integers(1024, 4096))
 def test_pamqp_reads_what_we_write(given: Properties, content: bytes, frame_max: int) -> None:
     """A publish, its header and its body frames, none larger than agreed."""
     stream = encode_publish(7, b"ex", b"key", mandatory=True) + b"".join(encode_content(7, given, content, frame_max))
@@ -191,3 +191,9 @@ def test_a_name_that_is_too_long_is_refused_before_it_is_written() -> None:
     """A short string has 255 octets at most."""
     with pytest.raises(ValueError, match="255"):
         encode_publish(1, b"", b"x" * 256, mandatory=False)
+
+
+def test_properties_that_do_not_fit_into_a_frame_are_refused_before_they_are_written() -> None:
+    """The broker would close the connection, and the retry would close the next one."""
+    with pytest.raises(ValueError, match="a frame 120"):
+        encode_content(1, Properties(headers={b"traceparent": b"x" * 200}), b"", 128)
