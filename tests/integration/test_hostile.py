@@ -112,7 +112,7 @@ async def test_a_closed_client_answers_at_once(servers: Servers, namespace: str)
 
 async def test_a_client_without_broker_says_so(namespace: str) -> None:
     """Within its patience, and why."""
-    with pytest.raises(NoBroker, match="cannot be reached: .*(refused|Connect call failed)"):
+    with pytest.raises(NoBroker, match=r"cannot be reached: .*(refused|Connect call failed)"):
         async with PredictionClient("amqp://guest:canary@127.0.0.1:1/", connect_timeout_s=0.5) as client:
             await client.predict("echo", {})
 
