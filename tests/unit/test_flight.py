@@ -84,6 +84,32 @@ async def test_a_cancelled_requester_hurts_nobody_else(cancelled: int) -> None:
     assert requesters.begun == 1
 
 
+async def test_awaiting_the_shared_task_would_be_noticed() -> None:
+    """The fault that other single flights have, planted: one cancelled requester takes everybody with it."""
+
+    class Sharing(Requesters):
+        async def wait(self, key: str = "k") -> int:
+            waiter: Waiter = asyncio.get_running_loop().create_future()
+            flight = self.flights.joinable(key)
+            if flight is None:
+                flight = self.flights.begin(key, waiter, self.work)
+            else:
+                self.flights.join(flight, waiter)
+            assert flight.task is not None
+            await flight.task
+            return waiter.result()
+
+    requesters = Sharing()
+    tasks = requesters.start(3)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    requesters.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results.count(42) == 0
+
+
 async def test_started_work_outlives_its_last_requester() -> None:
     """What has started runs to its end: it is paid for already."""
     requesters = Requesters()
