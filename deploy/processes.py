@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -88,8 +88,11 @@ def free_port() -> int:
     raise NoServers(msg)
 
 
-def _dies_with_us() -> None:
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+def dies_with_us() -> Callable[[], None] | None:
+    """A `preexec_fn` that has the kernel kill a child when this process ends in any way; only Linux can."""
+    if sys.platform != "linux":
+        return None
+    return lambda: ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
 class _Process:
@@ -118,7 +121,7 @@ class _Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_dies_with_us if sys.platform == "linux" else None,
+                preexec_fn=dies_with_us(),
             )
         give_up_at = time.monotonic() + START_TIMEOUT_S
         while not self.answers():
@@ -243,7 +246,7 @@ class BrokerProcess(_Process):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_dies_with_us if sys.platform == "linux" else None,
+            preexec_fn=dies_with_us(),
         )
         try:
             yield one

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from deploy.found import NoServers, Servers, reaper, say
-from deploy.processes import binaries
+from deploy.processes import binaries, dies_with_us
 
 ROOT = Path(__file__).resolve().parent.parent
 PULL_TIMEOUT_S = 300.0
@@ -104,7 +104,7 @@ def run(command: Sequence[str], source: Callable[[], AbstractContextManager[Serv
     """Run a command with AMQP_URL and REDIS_URL set; its exit status."""
     with source() as found:
         environment = os.environ | {"AMQP_URL": found.amqp_url, "REDIS_URL": found.redis_url}
-        process = subprocess.Popen(command, env=environment)
+        process = subprocess.Popen(command, env=environment, preexec_fn=dies_with_us())
         try:
             while True:
                 try:

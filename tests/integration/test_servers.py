@@ -63,8 +63,9 @@ def test_nothing_survives_the_command(number: signal.Signals) -> None:
     assert wait_for(lambda: not Path(folder).exists())
 
 
-def test_the_command_does_not_outlive_its_servers() -> None:
-    """SIGTERM to the wrapper ends what it wraps."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_command_does_not_outlive_its_servers(number: signal.Signals) -> None:
+    """A signal to the wrapper ends what it wraps."""
     words = [
         sys.executable,
         "-m",
@@ -80,7 +81,7 @@ def test_the_command_does_not_outlive_its_servers() -> None:
     )
     assert wrapper.stdout is not None
     wrapped = wrapper.stdout.readline().decode().strip()
-    wrapper.send_signal(signal.SIGTERM)
-    assert wrapper.wait(20) == 128 + signal.SIGTERM
+    wrapper.send_signal(number)
+    assert wrapper.wait(20) == (128 + number if number == signal.SIGTERM else -number)
     wrapper.stdout.close()
-    assert not Path("/proc", wrapped).exists()
+    assert wait_for(lambda: not Path("/proc", wrapped).exists())
