@@ -4,6 +4,7 @@ An `Inbox` yields lists of deliveries and takes their settlements; an `Outbox` t
 reports, in lists, what became of each. Each keeps a connection of its own and brings it back when it ends.
 """
 
+from lane.frames import header_field
 from lane.inbox import Inbox
 from lane.outbox import Outbox
 from lane.port import Binding, Delivery, Fate, Message, Properties, QueueSpec, Settlement
@@ -18,4 +19,5 @@ __all__ = [
     "Properties",
     "QueueSpec",
     "Settlement",
+    "header_field",
 ]

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
@@ -61,21 +61,20 @@ class User(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Channel:
-    """One epoch's channel: aiormq's for declarations, and the socket for messages."""
+    """One epoch's channel: aiormq's for declarations, and the socket for messages.
+
+    `frame_max` is the largest frame that was agreed on, overhead included.
+    """
 
     amqp: AbstractChannel
     wire: "Wire"
     epoch: int
+    number: int = field(init=False)
+    frame_max: int = field(init=False)
 
-    @property
-    def number(self) -> int:
-        """The channel's number on its connection."""
-        return self.amqp.number
-
-    @property
-    def frame_max(self) -> int:
-        """The largest frame that was agreed on, overhead included."""
-        return int(self.amqp.connection.connection_tune.frame_max) or 131_072
+    def __post_init__(self) -> None:
+        self.number = self.amqp.number
+        self.frame_max = int(self.amqp.connection.connection_tune.frame_max) or 131_072
 
     @property
     def can_write(self) -> bool:

@@ -6,9 +6,8 @@ else has written badly costs its writer nothing.
 """
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lane.port import Properties
 
@@ -146,81 +145,68 @@ def tag_and_multiple(arguments: bytes) -> tuple[int, bool]:
     return tag, bool(arguments[8] & 1)
 
 
-def locate(header: bytes, wanted: Collection[bytes]) -> Properties:
+def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C901 - one property a line
     """Find the properties of a content header (section 4.2.6.1), and the headers with the wanted names.
 
     Nothing is decoded and nothing can fail to decode. What cannot be found because the header is cut short or holds
     a field type that nobody has defined is absent, and `broken` is set.
     """
-    found: dict[str, Any] = {}
-    headers: dict[bytes, bytes | None] = {}
+    found = Properties()
     try:
         _, flags = _SIZE_AND_FLAGS.unpack_from(header, 4)
-        position = 14
-        for bit, name in _PROPERTIES:
-            if not flags & bit:
-                continue
-            if name == "headers":
-                (length,) = _U32.unpack_from(header, position)
-                end = position + 4 + length
-                _walk(header, position + 4, end, wanted, headers)
-            elif name in _FIXED:
-                end = position + _FIXED[name]
-            else:
-                end = position + 1 + header[position]
-                if name in _WANTED:
-                    found[name] = header[position + 1 : end]
-            if end > len(header):
-                raise IndexError
-            position = end
+        end = 14
+        if flags & 0x8000:
+            found.content_type = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x4000:
+            found.content_encoding = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x2000:
+            begin = end + 4
+            end = begin + _U32.unpack_from(header, end)[0]
+            found.headers = _walk(header, begin, end, wanted)
+        end += (flags & 0x1000 > 0) + (flags & 0x0800 > 0)  # delivery mode and priority have one octet each
+        if flags & 0x0400:
+            found.correlation_id = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x0200:
+            found.reply_to = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x0100:
+            found.expiration = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x0080:
+            found.message_id = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x0040:  # the timestamp
+            end += 8
+        if flags & 0x0020:
+            found.type = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x0010:
+            found.user_id = header[end + 1 : (end := end + 1 + header[end])]
+        found.broken = end > len(header)  # a slice is cut short without an error
     except (IndexError, struct.error):
-        return Properties(**found, headers=headers, broken=True)
-    return Properties(**found, headers=headers)
+        found.broken = True
+    return found
 
 
-_PROPERTIES = (
-    (0x8000, "content_type"),
-    (0x4000, "content_encoding"),
-    (0x2000, "headers"),
-    (0x1000, "delivery_mode"),
-    (0x0800, "priority"),
-    (0x0400, "correlation_id"),
-    (0x0200, "reply_to"),
-    (0x0100, "expiration"),
-    (0x0080, "message_id"),
-    (0x0040, "timestamp"),
-    (0x0020, "type"),
-    (0x0010, "user_id"),
-    (0x0008, "app_id"),
-    (0x0004, "cluster_id"),
-)
-_FIXED = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
-_WANTED = frozenset(
-    {"content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "type", "user_id"}
-)
 _FIELD_SIZES = dict(zip(b"tbBsuIilLfdDTV", (1, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
 _LONG_FIELDS = frozenset(b"SxAF")  # a 32-bit length, then that many octets
 
 
-def _walk(data: bytes, position: int, end: int, wanted: Collection[bytes], headers: dict[bytes, bytes | None]) -> None:
+def _walk(data: bytes, position: int, end: int, wanted: Collection[bytes]) -> dict[bytes, bytes | None]:
     """Find wanted names in a field table without looking into values: every value's size is known from its type."""
+    headers: dict[bytes, bytes | None] = {}
     while position < end:
         name_end = position + 1 + data[position]
         name = data[position + 1 : name_end]
         kind = data[name_end]
         begin = name_end + 1
         if kind in _LONG_FIELDS:
-            (length,) = _U32.unpack_from(data, begin)
+            length = _U32.unpack_from(data, begin)[0]
             begin += 4
-        elif kind in _FIELD_SIZES:
-            length = _FIELD_SIZES[kind]
         else:
-            raise IndexError
+            length = _FIELD_SIZES.get(kind, -1)
         position = begin + length
-        if position > end:
+        if length < 0 or position > end:
             raise IndexError
         if name in wanted:
             headers[name] = data[begin:position] if kind in b"Sx" else None
+    return headers
 
 
 def encode_settlement(method: bytes, channel: int, tag: int, bits: int) -> bytes:
@@ -239,61 +225,72 @@ def encode_publish(channel: int, exchange: bytes, routing_key: bytes, *, mandato
     return _frame(METHOD, channel, payload)
 
 
-def encode_content(
-    channel: int, properties: Properties, body: bytes, frame_max: int, message_id: bytes | None = None
+def encode_content(  # noqa: C901 - one property a line
+    channel: int,
+    properties: Properties,
+    body: bytes,
+    frame_max: int,
+    message_id: bytes | None = None,
+    fields: Sequence[bytes] = (),
 ) -> list[bytes]:
     """The header frame of a message and as many body frames as `frame_max` asks for.
 
     Args:
         message_id: takes the place of the properties' own.
+        fields: more headers, already encoded.
 
     Raises:
         ValueError: a short string has more than 255 octets, or the properties do not fit into one frame.
     """
     flags = 0
     parts = [b""]
-    for bit, value in (
-        (0x8000, properties.content_type),
-        (0x4000, properties.content_encoding),
-    ):
-        if value is not None:
-            flags |= bit
-            parts.append(_short(value))
-    if properties.headers:
+    if properties.content_type is not None:
+        flags |= 0x8000
+        parts.append(_short(properties.content_type))
+    if properties.content_encoding is not None:
+        flags |= 0x4000
+        parts.append(_short(properties.content_encoding))
+    if properties.headers or fields:
         flags |= 0x2000
-        parts.append(_table(properties))
-    for bit, value in (
-        (0x0400, properties.correlation_id),
-        (0x0200, properties.reply_to),
-        (0x0100, properties.expiration),
-        (0x0080, properties.message_id if message_id is None else message_id),
-        (0x0020, properties.type),
-        (0x0010, properties.user_id),
-    ):
-        if value is not None:
-            flags |= bit
-            parts.append(_short(value))
+        table = b"".join(fields)
+        if properties.headers:
+            given = properties.headers.items()
+            table += b"".join(header_field(name, value) for name, value in given if value is not None)
+        parts += (_U32.pack(len(table)), table)
+    if properties.correlation_id is not None:
+        flags |= 0x0400
+        parts.append(_short(properties.correlation_id))
+    if properties.reply_to is not None:
+        flags |= 0x0200
+        parts.append(_short(properties.reply_to))
+    if properties.expiration is not None:
+        flags |= 0x0100
+        parts.append(_short(properties.expiration))
+    if message_id is not None or properties.message_id is not None:
+        flags |= 0x0080
+        parts.append(_short(message_id or properties.message_id or b""))
+    if properties.type is not None:
+        flags |= 0x0020
+        parts.append(_short(properties.type))
+    if properties.user_id is not None:
+        flags |= 0x0010
+        parts.append(_short(properties.user_id))
     parts[0] = _CONTENT_HEAD.pack(60, 0, len(body), flags)
     head, most = b"".join(parts), frame_max - OVERHEAD
     if len(head) > most:
         msg = f"the properties take {len(head)} octets, a frame {most}"
         raise ValueError(msg)
-    frames = [_frame(HEADER, channel, head)]
     if len(body) <= most:
-        if body:
-            frames.append(_frame(BODY, channel, body))
-    else:
-        frames += [_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)]
-    return frames
+        return [_frame(HEADER, channel, head), _frame(BODY, channel, body)] if body else [_frame(HEADER, channel, head)]
+    return [
+        _frame(HEADER, channel, head),
+        *(_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)),
+    ]
 
 
-def _table(properties: Properties) -> bytes:
-    fields = b"".join(
-        b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
-        for name, value in properties.headers.items()
-        if value is not None
-    )
-    return _U32.pack(len(fields)) + fields
+def header_field(name: bytes, value: bytes) -> bytes:
+    """One field of a table: a name, and a value written as a long string."""
+    return b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
 
 
 def _short(text: bytes) -> bytes:

@@ -157,7 +157,9 @@ class Outbox:
             self._routes[route] = head
         # A return carries the message and not its number, so the number travels as the message's id.
         identifier = b"%s%d" % (self._prefix, self._number + 1) if message.mandatory else None
-        content = encode_content(channel.number, message.properties, message.body, channel.frame_max, identifier)
+        content = encode_content(
+            channel.number, message.properties, message.body, channel.frame_max, identifier, message.fields
+        )
         self._number += 1
         return [head, *content]
 

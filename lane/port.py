@@ -5,13 +5,13 @@ gives it no encoding, and what is never decoded can never fail to decode.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Properties:
     """The basic properties that a user of the lane may need (AMQP 0-9-1 section 4.2.6.1); None means absent.
 
@@ -68,6 +68,7 @@ class Message:
         body: the content.
         properties: what to send; `headers` are written as strings, those with the value None left out. The outbox
             writes a `message_id` of its own, fresh for every publish, where it has to recognise a return.
+        fields: more headers, each encoded by `lane.header_field`: those that are the same every time need it once.
         mandatory: ask for the message back when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
         give_up_at: when sending it makes no sense any more, on the event loop's clock; then it is ABANDONED.
@@ -78,6 +79,7 @@ class Message:
     routing_key: bytes
     body: bytes
     properties: Properties
+    fields: Sequence[bytes] = ()
     mandatory: bool = True
     retry: bool = True
     give_up_at: float = math.inf

@@ -65,7 +65,7 @@ def ask(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if as_json:
-        facts = asdict(prediction) | {"cache_status": prediction.cache_status.encode().decode()}
+        facts = asdict(prediction) | {"cache_status": prediction.cache_status.encoded.decode()}
         typer.echo(json.dumps(facts))
         return
     typer.echo(json.dumps(prediction.value))

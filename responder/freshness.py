@@ -2,7 +2,7 @@
 
 from responder.cache import Entry
 from responder.messages import Outcome
-from schemas import CacheStatus, Directives
+from schemas import Directives, hit_status
 
 
 def is_fresh(entry: Entry, now_ms: int) -> bool:
@@ -23,5 +23,4 @@ def age_s(entry: Entry, now_ms: int) -> int:
 
 def hit(entry: Entry, now_ms: int) -> Outcome:
     """A cached answer as an outcome; `ttl` counts down and is negative once it is stale."""
-    status = CacheStatus(hit=True, ttl_s=(entry.fresh_until_ms - now_ms) // 1000)
-    return Outcome(entry.body, status=status, age_s=age_s(entry, now_ms))
+    return Outcome(entry.body, status=hit_status((entry.fresh_until_ms - now_ms) // 1000), age_s=age_s(entry, now_ms))

@@ -14,8 +14,9 @@ from responder.messages import Outcome, Reply, Request
 from responder.metrics import Metrics
 from responder.model import ServedModel, failure
 from responder.reading import Refused
+from responder.replies import compose, message_of
 from responder.service import Service
-from responder.wire import Intake, ReplyPolicy, compose, is_reply, message_of
+from responder.wire import Intake, ReplyPolicy, is_reply
 from schemas import NO_STATUS, Code
 
 log = logger(__name__)

@@ -1,29 +1,27 @@
-"""AMQP properties to requests, and replies to messages, by version 1 of the wire contract."""
+"""AMQP properties to requests, by version 1 of the wire contract."""
 
-import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lane import Delivery, Message, Properties
-from responder.messages import Outcome, Reply, Request
+from lane import Delivery, Properties
+from responder.messages import Request
 from responder.model import ServedModel
 from responder.reading import Refused
-from schemas import NO_DIRECTIVES, CacheStatus, Code, parse_cache_control
+from schemas import NO_DIRECTIVES, Code, parse_cache_control
 
 HEADERS = (b"deadline", b"cache-control", b"tenant", b"traceparent", b"tracestate")
 
 _DIRECT = re.compile(
     rb"amq\.(?:rabbitmq\.reply-to\.[A-Za-z0-9+/=_-]+(?:\.[A-Za-z0-9+/=_-]+)+|direct\.reply-to\.[\x21-\x7e]+)"
 )
-_DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
-_JSON = b"application/json"
+DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
+JSON = b"application/json"
 _NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _REPLY_TYPES = frozenset({b"result", b"error"})
 _MAX_TENANT_BYTES = 255
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
-_LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
+_ADDRESSES_KEPT = 4096
 _ABSURD_MS = 30 * 86_400_000
 
 
@@ -38,10 +36,19 @@ class ReplyPolicy:
 
     own: bytes
     pattern: re.Pattern[bytes]
+    _known: dict[bytes, bool] = field(default_factory=dict, compare=False)
 
     def accepts(self, reply_to: bytes) -> bool:
-        """Whether a reply may be sent there."""
-        if reply_to.startswith(_DIRECT_PREFIXES):
+        """Whether a reply may be sent there; a requester sends many requests with one address."""
+        known = self._known.get(reply_to)
+        if known is None:
+            if len(self._known) >= _ADDRESSES_KEPT:
+                self._known.clear()
+            known = self._known[reply_to] = self._decide(reply_to)
+        return known
+
+    def _decide(self, reply_to: bytes) -> bool:
+        if reply_to.startswith(DIRECT_PREFIXES):
             return _DIRECT.fullmatch(reply_to) is not None
         return not reply_to.startswith(self.own) and self.pattern.fullmatch(reply_to) is not None
 
@@ -127,9 +134,9 @@ def _left_ms(header: bytes | None) -> int | None:
 
 
 def _check_media_type(given: Properties) -> None:
-    if given.content_type is not None and given.content_type != _JSON:
+    if given.content_type is not None and given.content_type != JSON:
         media_type = given.content_type.partition(b";")[0].strip().lower()
-        if media_type != _JSON:
+        if media_type != JSON:
             shown = media_type[:60].decode("ascii", "replace")
             raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_type {shown!r}: send application/json")
     if given.content_encoding is not None and given.content_encoding.strip().lower() not in _NO_ENCODING:
@@ -140,61 +147,3 @@ def _check_media_type(given: Properties) -> None:
 def is_reply(delivery: Delivery) -> bool:
     """Whether a message is itself an answer; answering one would be the beginning of a loop."""
     return delivery.properties.type in _REPLY_TYPES
-
-
-def message_of(reply: Reply, now: float) -> Message:
-    """The message that carries a reply to its requester."""
-    request = reply.request
-    left_ms = max(1, round((request.deadline - now) * 1000)) if request.has_deadline else None
-    return compose(
-        request.token,
-        reply.outcome,
-        reply.status,
-        model=request.model,
-        expiration_ms=left_ms,
-        duration_ms=round((now - request.received_at) * 1000),
-        give_up_at=max(request.deadline, now + _LATE_REPLY_S) if request.has_deadline else math.inf,
-    )
-
-
-def compose(
-    delivery: Delivery,
-    outcome: Outcome,
-    status: CacheStatus,
-    *,
-    model: ServedModel,
-    expiration_ms: int | None = None,
-    duration_ms: int = 0,
-    give_up_at: float = math.inf,
-) -> Message:
-    """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
-    given = delivery.properties
-    reply_to = given.reply_to or b""
-    trace = given.headers.get(b"traceparent")
-    is_direct = reply_to.startswith(_DIRECT_PREFIXES)
-    headers = {
-        b"cache-status": status.encode(),
-        b"model": model.name.encode(),
-        b"model-version": model.version.encode(),
-        b"duration-ms": b"%d" % duration_ms,
-        b"age": None if outcome.age_s is None else b"%d" % outcome.age_s,
-        b"retry-after-ms": None if outcome.retry_after_ms is None else b"%d" % outcome.retry_after_ms,
-        b"traceparent": trace if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
-    }
-    return Message(
-        routing_key=reply_to,
-        body=outcome.body,
-        properties=Properties(
-            content_type=_JSON,
-            type=b"result" if outcome.code is None else b"error",
-            correlation_id=given.correlation_id if given.correlation_id is not None else given.message_id,
-            expiration=None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
-            headers=headers,
-        ),
-        # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
-        # whose connection failed could take the next connection down too.
-        mandatory=not is_direct,
-        retry=not is_direct,
-        give_up_at=give_up_at,
-        token=delivery,
-    )

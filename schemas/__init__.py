@@ -9,6 +9,7 @@ from schemas.directives import (
     NO_STATUS,
     CacheStatus,
     Directives,
+    hit_status,
     parse_cache_control,
     parse_cache_status,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "decode_reply",
     "encode_failure",
     "encode_result",
+    "hit_status",
     "parse_cache_control",
     "parse_cache_status",
 ]

@@ -6,6 +6,7 @@ Requests carry RFC 9111 section 5.2.1 directives and RFC 5861's `stale-if-error`
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 _MAX_SECONDS = 2**31  # RFC 9111 section 1.2.2: larger delta-seconds count as 2^31
 _FLAGS = frozenset({"no-cache", "no-store", "only-if-cached"})
@@ -72,9 +73,9 @@ def _delta_seconds(text: str) -> int | None:
     return min(int(digits[:11]), _MAX_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CacheStatus:
-    """Where an answer came from (RFC 9211 section 2).
+    """Where an answer came from (RFC 9211 section 2). One that is used often is made once: see `hit_status`.
 
     Args:
         hit: the answer was in the cache.
@@ -91,7 +92,8 @@ class CacheStatus:
     collapsed: bool = False
     extra: tuple[str, ...] = field(default=(), compare=False)
 
-    def encode(self) -> bytes:
+    @cached_property
+    def encoded(self) -> bytes:
         """The header's value, e.g. `responder; fwd=miss; stored`."""
         parts = ["responder"]
         if self.hit:
@@ -106,7 +108,7 @@ class CacheStatus:
             parts.append("collapsed")
         return "; ".join(parts).encode("ascii")
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """One word for tables and labels: hit, stale, collapsed, miss, request, bypass or none."""
         if self.hit:
@@ -114,6 +116,12 @@ class CacheStatus:
         if self.collapsed:
             return "collapsed"
         return self.fwd or "none"
+
+
+@lru_cache(maxsize=4096)
+def hit_status(ttl_s: int) -> CacheStatus:
+    """The status of a cached answer that is fresh for this many seconds more."""
+    return CacheStatus(hit=True, ttl_s=ttl_s)
 
 
 # Of a reply that came from neither the cache nor a model, such as most errors.

@@ -11,7 +11,7 @@ _FORMAT = 1
 _MAX_U32 = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """A cached answer. Times are milliseconds since the Unix epoch.
 

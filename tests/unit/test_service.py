@@ -36,7 +36,7 @@ async def test_a_miss_calls_the_model_and_a_repetition_does_not() -> None:
     first, second = await house.replies.wait_for(2)
     assert house.model.calls == ["a"]
     assert first.outcome.body == second.outcome.body == b'{"result":{"text":"a"}}'
-    assert (first.status.encode(), second.status.encode()) == (
+    assert (first.status.encoded, second.status.encoded) == (
         b"responder; fwd=miss; stored",
         b"responder; hit; ttl=6",
     )

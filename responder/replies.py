@@ -1,0 +1,90 @@
+"""Replies to AMQP messages, by version 1 of the wire contract."""
+
+import math
+import re
+from functools import lru_cache
+
+from lane import Delivery, Message, Properties, header_field
+from responder.messages import Outcome, Reply
+from responder.model import ServedModel
+from responder.wire import DIRECT_PREFIXES, JSON
+from schemas import CacheStatus
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
+_LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
+
+
+def message_of(reply: Reply, now: float) -> Message:
+    """The message that carries a reply to its requester."""
+    request = reply.request
+    left_ms = max(1, round((request.deadline - now) * 1000)) if request.has_deadline else None
+    return compose(
+        request.token,
+        reply.outcome,
+        reply.status,
+        model=request.model,
+        expiration_ms=left_ms,
+        duration_ms=round((now - request.received_at) * 1000),
+        give_up_at=max(request.deadline, now + _LATE_REPLY_S) if request.has_deadline else math.inf,
+    )
+
+
+def compose(
+    delivery: Delivery,
+    outcome: Outcome,
+    status: CacheStatus,
+    *,
+    model: ServedModel,
+    expiration_ms: int | None = None,
+    duration_ms: int = 0,
+    give_up_at: float = math.inf,
+) -> Message:
+    """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
+    given = delivery.properties
+    reply_to = given.reply_to or b""
+    trace = given.headers.get(b"traceparent")
+    is_direct = reply_to.startswith(DIRECT_PREFIXES)
+    fields = [_model_fields(model.name, model.version), _status_field(status), _duration_field(duration_ms)]
+    if outcome.age_s is not None:
+        fields.append(_age_field(outcome.age_s))
+    if outcome.retry_after_ms is not None:
+        fields.append(header_field(b"retry-after-ms", b"%d" % outcome.retry_after_ms))
+    if trace is not None and _TRACEPARENT.fullmatch(trace):
+        fields.append(header_field(b"traceparent", trace))
+    return Message(
+        routing_key=reply_to,
+        body=outcome.body,
+        properties=Properties(
+            content_type=JSON,
+            type=b"result" if outcome.code is None else b"error",
+            correlation_id=given.correlation_id if given.correlation_id is not None else given.message_id,
+            expiration=None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
+        ),
+        fields=fields,
+        # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
+        # whose connection failed could take the next connection down too.
+        mandatory=not is_direct,
+        retry=not is_direct,
+        give_up_at=give_up_at,
+        token=delivery,
+    )
+
+
+@lru_cache(maxsize=256)
+def _model_fields(name: str, version: str) -> bytes:
+    return header_field(b"model", name.encode()) + header_field(b"model-version", version.encode())
+
+
+@lru_cache(maxsize=4096)
+def _status_field(status: CacheStatus) -> bytes:
+    return header_field(b"cache-status", status.encoded)
+
+
+@lru_cache(maxsize=4096)
+def _duration_field(duration_ms: int) -> bytes:
+    return header_field(b"duration-ms", b"%d" % duration_ms)
+
+
+@lru_cache(maxsize=4096)
+def _age_field(age_s: int) -> bytes:
+    return header_field(b"age", b"%d" % age_s)
