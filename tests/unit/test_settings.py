@@ -1,6 +1,7 @@
 """Bad settings: one line each, naming the variable; no traceback, no secret."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,13 @@ def test_settings_never_show_a_secret() -> None:
     """Neither in repr nor in a dump."""
     settings = Settings.model_validate({"AMQP_URL": f"amqp://u:{SECRET}@host/"})
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_the_readme_names_every_setting() -> None:
+    """And no setting that does not exist."""
+    readme = (ROOT / "README.md").read_text()
+    table = readme.partition("## Settings")[2].partition("## Operate")[0]
+    known = {
+        str(field.validation_alias or f"RESPONDER_{name.upper()}") for name, field in Settings.model_fields.items()
+    }
+    assert set(re.findall(r"`((?:RESPONDER|AMQP|REDIS)_[A-Z_]+)`", table)) == known
