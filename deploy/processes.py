@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -95,7 +96,7 @@ def dies_with_us() -> Callable[[], None] | None:
     return lambda: ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
-class _Process:
+class _Process(ABC):
     """A server process of ours: started, waited for, killed, started again."""
 
     command: list[str]
@@ -106,9 +107,9 @@ class _Process:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it speaks its protocol; an open port alone is not enough."""
-        raise NotImplementedError  # pragma: no cover
 
     def start(self) -> None:
         """Start it and wait until it answers."""

@@ -19,15 +19,15 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import aio_pika
 import aiormq
 from aiormq.abc import AbstractChannel
 from yarl import URL
 
-from lane import frames
-from lane.frames import Event, FrameError, Splitter
+from lane.frames import Event, Splitter
+from lane.wire import WATCHED, Wire
 
 log = logging.getLogger("lane")
 
@@ -36,11 +36,8 @@ FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 CLOSE_PAUSE_S = 0.01  # aio-pika runs its close callbacks in tasks, which end a little later
-PASS_HEARTBEAT_EVERY_S = 1.0
 # Errors of a connection or a channel that end an epoch and are no fault of this program.
 LINK_ERRORS = (aiormq.AMQPError, ConnectionError, OSError, asyncio.TimeoutError)
-
-_WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED)
 
 
 class User(Protocol):
@@ -67,7 +64,7 @@ class Channel:
     """
 
     amqp: AbstractChannel
-    wire: "Wire"
+    wire: Wire
     epoch: int
     number: int = field(init=False)
     frame_max: int = field(init=False)
@@ -84,95 +81,6 @@ class Channel:
     def write(self, data: bytes) -> None:
         """Write whole frames."""
         self.wire.write(data)
-
-
-class Wire(asyncio.StreamReaderProtocol):
-    """Stands between the socket and aiormq's reader."""
-
-    def __init__(self, reader: asyncio.StreamReader, splitter: Splitter, link: "Link") -> None:
-        super().__init__(reader)
-        self._splitter = splitter
-        self._link = link
-        self._passed_at = 0.0
-        self._socket: asyncio.Transport | None = None
-        self._is_full = False
-        self._is_blocked = False
-
-    @property
-    def can_write(self) -> bool:
-        return self._socket is not None and not self._is_full and not self._is_blocked
-
-    def write(self, data: bytes) -> None:
-        if self._socket is not None and not self._socket.is_closing():
-            self._socket.write(data)
-
-    def abort(self) -> None:
-        """Drop the socket and whatever is still to be written."""
-        if self._socket is not None:
-            self._socket.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._socket = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            events, passed = self._splitter.feed(data)
-        except FrameError as error:
-            log.error("%s; dropping the connection", error)
-            self.abort()
-            return
-        now = asyncio.get_running_loop().time()
-        if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
-            # aiormq takes the time of its last frame for the time of the broker's last sign of life.
-            passed = frames.HEARTBEAT_FRAME
-        if passed:
-            self._passed_at = now
-            super().data_received(passed)
-        if events:
-            self._link.received(self, self._watch(events))
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._is_full = False
-        self._link.writable(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._socket = None
-        self._link.end(exc or ConnectionError("the broker closed the connection"), self)
-        super().connection_lost(exc)
-
-    def _watch(self, events: list[Event]) -> list[Event]:
-        """Take out what concerns the link itself."""
-        for event in events:
-            if event.method in _WATCHED:
-                break
-        else:
-            return events
-        kept = []
-        for event in events:
-            match event.method:
-                case frames.CHANNEL_CLOSE:
-                    self._link.end(ConnectionError(_close_reason(event.arguments)), self)
-                case frames.BASIC_CANCEL:
-                    self._link.end(ConnectionError("the broker cancelled a consumer"), self)
-                case frames.CONNECTION_BLOCKED:
-                    self._is_blocked = True
-                case frames.CONNECTION_UNBLOCKED:
-                    self._is_blocked = False
-                    self._link.writable(self)
-                case _:
-                    kept.append(event)
-        return kept
-
-
-def _close_reason(arguments: bytes) -> str:
-    code = int.from_bytes(arguments[:2])
-    return f"{code} {arguments[3 : 3 + arguments[2]].decode('utf-8', 'replace')}"
 
 
 class _Transports(aiormq.TransportFactory):
@@ -357,7 +265,7 @@ class Link:
         await asyncio.sleep(CLOSE_PAUSE_S)
 
     def _make_wire(self, reader: asyncio.StreamReader) -> Wire:
-        self._wire = Wire(reader, Splitter(self._keep, _WATCHED, self._max_body_bytes), self)
+        self._wire = Wire(reader, Splitter(self._keep, WATCHED, self._max_body_bytes), self)
         return self._wire
 
 

@@ -1,0 +1,116 @@
+"""The stream protocol between the socket and aiormq's reader."""
+
+import asyncio
+import logging
+from typing import Protocol, cast
+
+from lane import frames
+from lane.frames import Event, FrameError, Splitter
+
+log = logging.getLogger("lane")
+
+PASS_HEARTBEAT_EVERY_S = 1.0
+# Passed on to aiormq, and seen here because they end or stop what the wire carries.
+WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED)
+
+
+class Owner(Protocol):
+    """Whom a wire tells. It names itself, because one may outlive the epoch that it belonged to."""
+
+    def received(self, wire: "Wire", events: list[Event]) -> None:
+        """What one read of the socket brought."""
+
+    def writable(self, wire: "Wire") -> None:
+        """The socket takes more."""
+
+    def end(self, error: Exception, wire: "Wire | None" = None) -> None:
+        """The epoch is over."""
+
+
+class Wire(asyncio.StreamReaderProtocol):
+    """Keeps the frames that carry messages, passes the others on, and writes what the lane has to say."""
+
+    def __init__(self, reader: asyncio.StreamReader, splitter: Splitter, link: Owner) -> None:
+        super().__init__(reader)
+        self._splitter = splitter
+        self._link = link
+        self._passed_at = 0.0
+        self._socket: asyncio.Transport | None = None
+        self._is_full = False
+        self._is_blocked = False
+
+    @property
+    def can_write(self) -> bool:
+        return self._socket is not None and not self._is_full and not self._is_blocked
+
+    def write(self, data: bytes) -> None:
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.write(data)
+
+    def abort(self) -> None:
+        """Drop the socket and whatever is still to be written."""
+        if self._socket is not None:
+            self._socket.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._socket = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events, passed = self._splitter.feed(data)
+        except FrameError as error:
+            log.error("%s; dropping the connection", error)
+            self.abort()
+            return
+        now = asyncio.get_running_loop().time()
+        if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
+            # aiormq takes the time of its last frame for the time of the broker's last sign of life.
+            passed = frames.HEARTBEAT_FRAME
+        if passed:
+            self._passed_at = now
+            super().data_received(passed)
+        if events:
+            self._link.received(self, self._watch(events))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_full = False
+        self._link.writable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._socket = None
+        self._link.end(exc or ConnectionError("the broker closed the connection"), self)
+        super().connection_lost(exc)
+
+    def _watch(self, events: list[Event]) -> list[Event]:
+        """Take out what concerns the link itself."""
+        for event in events:
+            if event.method in WATCHED:
+                break
+        else:
+            return events
+        kept = []
+        for event in events:
+            match event.method:
+                case frames.CHANNEL_CLOSE:
+                    self._link.end(ConnectionError(_close_reason(event.arguments)), self)
+                case frames.BASIC_CANCEL:
+                    self._link.end(ConnectionError("the broker cancelled a consumer"), self)
+                case frames.CONNECTION_BLOCKED:
+                    self._is_blocked = True
+                case frames.CONNECTION_UNBLOCKED:
+                    self._is_blocked = False
+                    self._link.writable(self)
+                case _:
+                    kept.append(event)
+        return kept
+
+
+def _close_reason(arguments: bytes) -> str:
+    code = int.from_bytes(arguments[:2])
+    return f"{code} {arguments[3 : 3 + arguments[2]].decode('utf-8', 'replace')}"
