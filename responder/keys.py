@@ -11,6 +11,7 @@ from pathlib import Path
 
 _KEY_FORMAT = b"1"
 DIGEST_BYTES = 16
+_TENANTS_KEPT = 1024
 
 
 def fingerprint(paths: Iterable[Path]) -> bytes:
@@ -35,11 +36,18 @@ class Keyring:
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for part in (_KEY_FORMAT, namespace.encode(), model.encode(), version.encode(), fingerprint):
             self._base.update(_framed(part))
+        self._begun: dict[bytes, hashlib.blake2b] = {}
 
     def digest(self, tenant: bytes, canonical_digest: bytes) -> bytes:
         """The key's 16 bytes, for a tenant and the digest of a canonical input."""
-        key = self._base.copy()
-        key.update(_framed(tenant))
+        begun = self._begun.get(tenant)
+        if begun is None:
+            begun = self._base.copy()
+            begun.update(_framed(tenant))
+            if len(self._begun) >= _TENANTS_KEPT:
+                self._begun.clear()
+            self._begun[tenant] = begun
+        key = begun.copy()
         key.update(_framed(canonical_digest))
         return key.digest()
 

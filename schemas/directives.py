@@ -92,6 +92,14 @@ class CacheStatus:
     collapsed: bool = False
     extra: tuple[str, ...] = field(default=(), compare=False)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Statuses are keys of what is encoded once, so their hash is computed once too."""
+        return hash((self.hit, self.fwd, self.ttl_s, self.stored, self.collapsed))
+
     @cached_property
     def encoded(self) -> bytes:
         """The header's value, e.g. `responder; fwd=miss; stored`."""

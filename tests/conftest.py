@@ -4,12 +4,16 @@ import itertools
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from deploy.found import Servers
 from tests.real import running_servers, source_of
 
 _COUNTER = itertools.count(1)
+# How long an example takes is no promise of a property; where time is promised, a test measures it.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -243,46 +243,42 @@ async def test_take_back_returns_only_those_whose_work_has_not_started() -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "leave", "open", "fail"])), max_size=40))
-def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:  # noqa: C901 - a machine
+async def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:  # noqa: C901
     """Arrivals, departures, successes and failures in any order: one joinable flight per key, one ending each."""
+    endings: list[str] = []
+    flights: Flights[str, int] = Flights(lambda flight, *_: endings.extend(flight.waiters))
+    gates: dict[int, asyncio.Future[int]] = {}
+    waiting: dict[str, tuple[int, Flight[str]]] = {}
+    left: set[str] = set()
 
-    async def run() -> None:  # noqa: C901
-        endings: list[str] = []
-        flights: Flights[str, int] = Flights(lambda flight, *_: endings.extend(flight.waiters))
-        gates: dict[int, asyncio.Future[int]] = {}
-        waiting: dict[str, tuple[int, Flight[str]]] = {}
-        left: set[str] = set()
+    async def work(key: int) -> int:
+        return await gates[key]
 
-        async def work(key: int) -> int:
-            return await gates[key]
-
-        for number, (key, step) in enumerate(steps):
-            waiter = f"w{number}"
-            if step == "ask":
-                flight = flights.joinable(key)
-                if flight is None:
-                    gates[key] = asyncio.get_running_loop().create_future()
-                    flight = flights.begin(key, waiter, lambda _, key=key: work(key))  # type: ignore[misc]
-                else:
-                    flights.join(flight, waiter)
-                waiting[waiter] = key, flight
-            elif step == "leave":
-                mine = [name for name, (its_key, _) in waiting.items() if its_key == key and name not in left]
-                if mine and mine[0] not in endings:
-                    left.add(mine[0])
-                    flights.leave(waiting[mine[0]][1], mine[0])
-            elif key in gates and not gates[key].done():
-                gates[key].set_result(1) if step == "open" else gates[key].set_exception(ValueError())
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        for gate in gates.values():
-            if not gate.done():
-                gate.set_result(1)
-        await flights.idle()
-        for gate in gates.values():
-            if not gate.cancelled():
-                gate.exception()
-        assert sorted(endings) == sorted(set(waiting) - left)
-        assert all(flights.joinable(key) is None for key in range(4))
-
-    asyncio.run(run())
+    for number, (key, step) in enumerate(steps):
+        waiter = f"w{number}"
+        if step == "ask":
+            flight = flights.joinable(key)
+            if flight is None:
+                gates[key] = asyncio.get_running_loop().create_future()
+                flight = flights.begin(key, waiter, lambda _, key=key: work(key))  # type: ignore[misc]
+            else:
+                flights.join(flight, waiter)
+            waiting[waiter] = key, flight
+        elif step == "leave":
+            mine = [name for name, (its_key, _) in waiting.items() if its_key == key and name not in left]
+            if mine and mine[0] not in endings:
+                left.add(mine[0])
+                flights.leave(waiting[mine[0]][1], mine[0])
+        elif key in gates and not gates[key].done():
+            gates[key].set_result(1) if step == "open" else gates[key].set_exception(ValueError())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    for gate in gates.values():
+        if not gate.done():
+            gate.set_result(1)
+    await flights.idle()
+    for gate in gates.values():
+        if not gate.cancelled():
+            gate.exception()
+    assert sorted(endings) == sorted(set(waiting) - left)
+    assert all(flights.joinable(key) is None for key in range(4))
