@@ -38,10 +38,13 @@ def test_depth_is_found_without_parsing(value: object, limit: int, ascii_only: b
     "body", [b"[" * 500_000 + b"]" * 500_000, b'[{"":' * 200_000, b"[]," * 300_000, b'["' + b'\\"[' * 300_000 + b'"]']
 )
 def test_a_hostile_megabyte_is_measured_in_milliseconds(body: bytes) -> None:
-    """Before any parser sees it."""
-    began = time.perf_counter()
-    is_deeper_than(body, 64)
-    assert time.perf_counter() - began < 0.05
+    """Before any parser sees it. The least of three: what the machine does besides is not the promise."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        is_deeper_than(body, 64)
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.05
 
 
 @given(st.binary(max_size=50))
