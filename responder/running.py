@@ -54,7 +54,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
             log.info("stopping", grace_s=settings.grace_s)
             # The second signal means now: whatever is unfinished goes back to the queue with the connection.
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, lambda: sys.exit(FAILED))
+                loop.add_signal_handler(number, _leave_at_once)
             finished = await responder.drain()
     except ModelNotLoaded as error:
         log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
@@ -63,6 +63,12 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
         log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
         return FAILED
     return OK if finished else FAILED
+
+
+def _leave_at_once() -> None:
+    log.warning("stopped_at_once")
+    logging.shutdown()
+    os._exit(FAILED)
 
 
 async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:

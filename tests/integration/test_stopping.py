@@ -174,3 +174,17 @@ async def test_a_responder_that_starts_before_its_broker_waits_for_it(namespace:
             assert await asyncio.to_thread(responder.wait, 10) == 0
         finally:
             responder.end()
+
+
+async def test_a_second_signal_ends_at_once_and_loses_nothing(servers: Servers, namespace: str, tmp_path: Path) -> None:
+    """The broker has what was unfinished."""
+    queue = f"{namespace}predictions.oracle"
+    with responder_process(servers, namespace, "tests.models:oracle", ORACLE_FOLDER=str(tmp_path)) as responder:
+        async with ForeignClient.connected(servers.amqp_url) as client:
+            await client.send(queue, b'{"number": 1, "seconds": 4}', delivery_mode=2)
+            await until(lambda: recorded(tmp_path, "start"))
+            responder.signal(signal.SIGTERM)
+            await until(lambda: responder.probe("/readyz") == 503)
+            responder.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(responder.wait, 3) == 1
+            assert await client.depth(queue, 1) == 1
