@@ -1,5 +1,6 @@
 """Fixtures. Nothing here is importable by tests; what they import is in tests/fakes.py and tests/real.py."""
 
+import asyncio
 import itertools
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from deploy.found import Servers
 from tests.real import running_servers, source_of
 
 _COUNTER = itertools.count(1)
+# pytest-asyncio saves the current event loop around each test. Where none was ever set, asking for it makes one, which
+# nobody closes and the garbage collector reports in the middle of some other test.
+asyncio.set_event_loop(None)
 # How long an example takes is no promise of a property; where time is promised, a test measures it.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
