@@ -27,7 +27,7 @@ from aiormq.abc import AbstractChannel
 from yarl import URL
 
 from lane.frames import Event, Splitter
-from lane.wire import WATCHED, Wire
+from lane.wire import WATCHED, Moderation, Wire
 
 log = logging.getLogger("lane")
 
@@ -122,6 +122,7 @@ class Link:
         keep: the methods that the user handles.
         confirms: put the channel into confirm mode.
         max_body_bytes: of a message that is received; a larger one comes without its body.
+        moderation: see `lane.wire.Wire`.
     """
 
     def __init__(
@@ -133,8 +134,10 @@ class Link:
         heartbeat_s: int,
         keep: Collection[bytes],
         confirms: bool,
+        moderation: Moderation,
         max_body_bytes: int = 16 * 2**20,
     ) -> None:
+        self._moderation = moderation
         self._url = URL(url).update_query(heartbeat=str(heartbeat_s), name=name)
         self._user = user
         self._name = name
@@ -265,7 +268,7 @@ class Link:
         await asyncio.sleep(CLOSE_PAUSE_S)
 
     def _make_wire(self, reader: asyncio.StreamReader) -> Wire:
-        self._wire = Wire(reader, Splitter(self._keep, WATCHED, self._max_body_bytes), self)
+        self._wire = Wire(reader, Splitter(self._keep, WATCHED, self._max_body_bytes), self, self._moderation)
         return self._wire
 
 

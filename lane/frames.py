@@ -6,10 +6,9 @@ else has written badly costs its writer nothing.
 """
 
 import struct
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
-from lane.port import Properties
+from lane.port import NO_HEADERS, Properties
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
@@ -25,28 +24,26 @@ BASIC_DELIVER = b"\x00\x3c\x00\x3c"
 BASIC_ACK = b"\x00\x3c\x00\x50"
 BASIC_NACK = b"\x00\x3c\x00\x78"
 WITH_CONTENT = frozenset({BASIC_DELIVER, BASIC_RETURN})
+_CONTENT_KINDS = frozenset({HEADER, BODY})
 
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 _FRAME_HEAD = struct.Struct(">BHI")
 _SIZE_AND_FLAGS = struct.Struct(">QH")
+_TAG_AND_BITS = struct.Struct(">QB")
 _U16, _U32, _U64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 _SETTLE = struct.Struct(">BHIHHQBB")
 _CONTENT_HEAD = struct.Struct(">HHQH")
+_CONTENT_FRAME_HEAD = struct.Struct(">BHIHHQH")
 
 
 class FrameError(Exception):
     """The stream is not AMQP; nothing after this point can be trusted."""
 
 
-@dataclass(slots=True, eq=False)
-class Event:
-    """A method that was asked for, with its content if it carries one; `body` is None when it was over the limit."""
-
-    method: bytes
-    arguments: bytes
-    header: bytes = b""
-    body: bytes | None = b""
+# A method that was asked for: its name, its arguments, and the header and body of its content. The header is empty
+# where there is no content; the body is None when it was over the limit. A tuple, because one is made per message.
+Event = tuple[bytes, bytes, bytes, bytes | None]
 
 
 class Splitter:
@@ -63,20 +60,26 @@ class Splitter:
         self._watch = frozenset(watch)
         self._max_body_bytes = max_body_bytes
         self._rest = b""
-        self._open: Event | None = None
+        self._method = b""  # whose content is on its way
+        self._arguments = b""
+        self._header = b""
         self._left = 0
+        self._is_skipped = False
         self._parts: list[bytes] = []
 
-    def feed(self, data: bytes) -> tuple[list[Event], bytes]:
+    def feed(self, data: bytes) -> tuple[list[Event], bytes]:  # noqa: C901 - every frame walks through here
         """Events, and the whole frames that are somebody else's, in their order.
 
+        Content follows its method at once on a channel, and we have one channel.
+
         Raises:
-            FrameError: a frame does not end where its head says.
+            FrameError: a frame does not end where its head says, or is shorter than its kind must be.
         """
         if self._rest:
             data = self._rest + data
         events: list[Event] = []
         passed: list[bytes] = []
+        keep, method, left = self._keep, self._method, self._left
         position, size = 0, len(data)
         if data.startswith(b"AMQP"):  # a server of another version says so, without a frame
             return events, data
@@ -87,62 +90,58 @@ class Splitter:
             if end >= size:
                 break
             if data[end] != FRAME_END:
-                raise FrameError("a frame does not end with its end octet")
-            if not self._take(kind, data, begin, end, events):
+                msg = "a frame does not end with its end octet"
+                raise FrameError(msg)
+            if kind == METHOD:
+                name = data[begin : begin + 4]
+                if name not in keep:
+                    passed.append(data[position : end + 1])
+                    if name in self._watch:
+                        events.append((name, data[begin + 4 : end], b"", b""))
+                elif name in WITH_CONTENT:
+                    method, self._arguments = name, data[begin + 4 : end]
+                else:
+                    events.append((name, data[begin + 4 : end], b"", b""))
+            elif not method or kind not in _CONTENT_KINDS:
                 passed.append(data[position : end + 1])
+            else:
+                if kind == BODY:
+                    left -= length
+                    if not self._is_skipped:
+                        self._parts.append(data[begin:end])
+                elif length < _SIZE_AND_FLAGS.size + 4:
+                    msg = "a content header is too short"
+                    raise FrameError(msg)
+                else:
+                    self._header, self._parts = data[begin:end], []
+                    (left,) = _U64.unpack_from(data, begin + 4)
+                    self._is_skipped = left > self._max_body_bytes
+                if left <= 0:
+                    events.append((method, self._arguments, self._header, self._take_body()))
+                    method = b""
             position = end + 1
+        self._method, self._left = method, left
         self._rest = data[position:] if position else data
         return events, b"".join(passed)
 
-    def _take(self, kind: int, data: bytes, begin: int, end: int, events: list[Event]) -> bool:
-        """Whether a frame is ours. Content follows its method at once on a channel, and we have one channel."""
-        if kind == METHOD:
-            return self._take_method(data, begin, end, events)
-        content = self._open
-        if content is None or kind not in (HEADER, BODY):
-            return False
-        if kind == HEADER:
-            content.header = data[begin:end]
-            (self._left,) = _U64.unpack_from(data, begin + 4)
-            if self._left > self._max_body_bytes:
-                content.body = None
-        else:
-            self._left -= end - begin
-            if content.body is not None:
-                self._parts.append(data[begin:end])
-        if self._left <= 0:
-            if self._parts:
-                content.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts = []
-            self._open = None
-            events.append(content)
-        return True
-
-    def _take_method(self, data: bytes, begin: int, end: int, events: list[Event]) -> bool:
-        method = data[begin : begin + 4]
-        if method in self._keep:
-            event = Event(method, data[begin + 4 : end])
-            if method in WITH_CONTENT:
-                self._open = event
-            else:
-                events.append(event)
-            return True
-        if method in self._watch:
-            events.append(Event(method, data[begin + 4 : end]))
-        return False
+    def _take_body(self) -> bytes | None:
+        if self._is_skipped:
+            return None
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def consumer_and_tag(arguments: bytes) -> tuple[bytes, int, bool]:
     """Of `basic.deliver`: consumer tag, delivery tag, redelivered (class 60, method 60)."""
     end = 1 + arguments[0]
-    (tag,) = _U64.unpack_from(arguments, end)
-    return arguments[1:end], tag, bool(arguments[end + 8] & 1)
+    tag, redelivered = _TAG_AND_BITS.unpack_from(arguments, end)
+    return arguments[1:end], tag, redelivered & 1 == 1
 
 
 def tag_and_multiple(arguments: bytes) -> tuple[int, bool]:
     """Of `basic.ack` and `basic.nack`: delivery tag, multiple."""
-    (tag,) = _U64.unpack_from(arguments)
-    return tag, bool(arguments[8] & 1)
+    tag, multiple = _TAG_AND_BITS.unpack_from(arguments)
+    return tag, multiple & 1 == 1
 
 
 def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C901 - one property a line
@@ -151,37 +150,52 @@ def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C90
     Nothing is decoded and nothing can fail to decode. What cannot be found because the header is cut short or holds
     a field type that nobody has defined is absent, and `broken` is set.
     """
-    found = Properties()
+    content_type = content_encoding = correlation_id = reply_to = expiration = None
+    message_id = type_ = user_id = None
+    headers: Mapping[bytes, bytes | None] = NO_HEADERS
     try:
         _, flags = _SIZE_AND_FLAGS.unpack_from(header, 4)
         end = 14
         if flags & 0x8000:
-            found.content_type = header[end + 1 : (end := end + 1 + header[end])]
+            content_type = header[end + 1 : (end := end + 1 + header[end])]
         if flags & 0x4000:
-            found.content_encoding = header[end + 1 : (end := end + 1 + header[end])]
+            content_encoding = header[end + 1 : (end := end + 1 + header[end])]
         if flags & 0x2000:
             begin = end + 4
             end = begin + _U32.unpack_from(header, end)[0]
-            found.headers = _walk(header, begin, end, wanted)
-        end += (flags & 0x1000 > 0) + (flags & 0x0800 > 0)  # delivery mode and priority have one octet each
+            headers = _walk(header, begin, end, wanted)
+        if flags & 0x1800:  # delivery mode and priority have one octet each
+            end += (flags & 0x1000 > 0) + (flags & 0x0800 > 0)
         if flags & 0x0400:
-            found.correlation_id = header[end + 1 : (end := end + 1 + header[end])]
+            correlation_id = header[end + 1 : (end := end + 1 + header[end])]
         if flags & 0x0200:
-            found.reply_to = header[end + 1 : (end := end + 1 + header[end])]
-        if flags & 0x0100:
-            found.expiration = header[end + 1 : (end := end + 1 + header[end])]
-        if flags & 0x0080:
-            found.message_id = header[end + 1 : (end := end + 1 + header[end])]
-        if flags & 0x0040:  # the timestamp
-            end += 8
-        if flags & 0x0020:
-            found.type = header[end + 1 : (end := end + 1 + header[end])]
-        if flags & 0x0010:
-            found.user_id = header[end + 1 : (end := end + 1 + header[end])]
-        found.broken = end > len(header)  # a slice is cut short without an error
+            reply_to = header[end + 1 : (end := end + 1 + header[end])]
+        if flags & 0x01F0:  # seldom, all of them
+            if flags & 0x0100:
+                expiration = header[end + 1 : (end := end + 1 + header[end])]
+            if flags & 0x0080:
+                message_id = header[end + 1 : (end := end + 1 + header[end])]
+            if flags & 0x0040:  # the timestamp
+                end += 8
+            if flags & 0x0020:
+                type_ = header[end + 1 : (end := end + 1 + header[end])]
+            if flags & 0x0010:
+                user_id = header[end + 1 : (end := end + 1 + header[end])]
+        broken = end > len(header)  # a slice is cut short without an error
     except (IndexError, struct.error):
-        found.broken = True
-    return found
+        broken = True
+    return Properties(
+        content_type,
+        content_encoding,
+        correlation_id,
+        message_id,
+        reply_to,
+        expiration,
+        type_,
+        user_id,
+        headers,
+        broken,
+    )
 
 
 _FIELD_SIZES = dict(zip(b"tbBsuIilLfdDTV", (1, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
@@ -231,32 +245,31 @@ def encode_content(  # noqa: C901 - one property a line
     body: bytes,
     frame_max: int,
     message_id: bytes | None = None,
-    fields: Sequence[bytes] = (),
-) -> list[bytes]:
+    fields: bytes = b"",
+) -> bytes:
     """The header frame of a message and as many body frames as `frame_max` asks for.
 
     Args:
         message_id: takes the place of the properties' own.
-        fields: more headers, already encoded.
+        fields: more headers, already encoded by `header_field`.
 
     Raises:
         ValueError: a short string has more than 255 octets, or the properties do not fit into one frame.
     """
     flags = 0
-    parts = [b""]
+    parts = []
     if properties.content_type is not None:
         flags |= 0x8000
         parts.append(_short(properties.content_type))
     if properties.content_encoding is not None:
         flags |= 0x4000
         parts.append(_short(properties.content_encoding))
-    if properties.headers or fields:
+    if properties.headers:
+        given = properties.headers.items()
+        fields += b"".join([header_field(name, value) for name, value in given if value is not None])
+    if fields:
         flags |= 0x2000
-        table = b"".join(fields)
-        if properties.headers:
-            given = properties.headers.items()
-            table += b"".join(header_field(name, value) for name, value in given if value is not None)
-        parts += (_U32.pack(len(table)), table)
+        parts += (_U32.pack(len(fields)), fields)
     if properties.correlation_id is not None:
         flags |= 0x0400
         parts.append(_short(properties.correlation_id))
@@ -266,26 +279,27 @@ def encode_content(  # noqa: C901 - one property a line
     if properties.expiration is not None:
         flags |= 0x0100
         parts.append(_short(properties.expiration))
-    if message_id is not None or properties.message_id is not None:
+    if message_id is None:
+        message_id = properties.message_id
+    if message_id is not None:
         flags |= 0x0080
-        parts.append(_short(message_id or properties.message_id or b""))
+        parts.append(_short(message_id))
     if properties.type is not None:
         flags |= 0x0020
         parts.append(_short(properties.type))
     if properties.user_id is not None:
         flags |= 0x0010
         parts.append(_short(properties.user_id))
-    parts[0] = _CONTENT_HEAD.pack(60, 0, len(body), flags)
-    head, most = b"".join(parts), frame_max - OVERHEAD
-    if len(head) > most:
-        msg = f"the properties take {len(head)} octets, a frame {most}"
+    values, size, most = b"".join(parts), len(body), frame_max - OVERHEAD
+    head_size = _CONTENT_HEAD.size + len(values)
+    if head_size > most:
+        msg = f"the properties take {head_size} octets, a frame {most}"
         raise ValueError(msg)
-    if len(body) <= most:
-        return [_frame(HEADER, channel, head), _frame(BODY, channel, body)] if body else [_frame(HEADER, channel, head)]
-    return [
-        _frame(HEADER, channel, head),
-        *(_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)),
-    ]
+    head = _CONTENT_FRAME_HEAD.pack(HEADER, channel, head_size, 60, 0, size, flags)
+    if 0 < size <= most:
+        return b"%b%b\xce%b%b\xce" % (head, values, _FRAME_HEAD.pack(BODY, channel, size), body)
+    chunks = [_frame(BODY, channel, body[at : at + most]) for at in range(0, size, most)]
+    return b"".join([head, values, b"\xce", *chunks])
 
 
 def header_field(name: bytes, value: bytes) -> bytes:
@@ -293,11 +307,14 @@ def header_field(name: bytes, value: bytes) -> bytes:
     return b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
 
 
+_OCTETS = tuple(bytes((number,)) for number in range(256))
+
+
 def _short(text: bytes) -> bytes:
     if len(text) > 255:
         msg = f"a short string has at most 255 octets, not {len(text)}"
         raise ValueError(msg)
-    return b"%c%s" % (len(text), text)
+    return _OCTETS[len(text)] + text
 
 
 def _frame(kind: int, channel: int, payload: bytes) -> bytes:

@@ -11,8 +11,14 @@ from lane.connection import LINK_ERRORS, Channel, Link
 from lane.frames import Event, consumer_and_tag, encode_settlement, locate
 from lane.port import Delivery, QueueSpec, Settlement
 from lane.window import AckWindow
+from lane.wire import Moderation
 
 _BASIC_REJECT = b"\x00\x3c\x00\x5a"
+# Acknowledgements wait a little, so that one frame covers many: each one is a write here and, on a quorum queue, an
+# entry in the broker's log. They do not wait when much of the prefetch would wait with them.
+ACK_DELAY_S = 0.005
+ACK_SHARE_OF_PREFETCH = 4
+MODERATION = Moderation(events_per_ms=8, at_most_ms=2)
 
 
 class Inbox:
@@ -57,6 +63,7 @@ class Inbox:
             heartbeat_s=heartbeat_s,
             keep=(frames.BASIC_DELIVER,),
             confirms=False,
+            moderation=MODERATION,
             max_body_bytes=max_body_bytes,
         )
         self._channel: Channel | None = None
@@ -66,7 +73,7 @@ class Inbox:
         self._stopping = False
         self._window = AckWindow()
         self._singles: list[bytes] = []
-        self._flush_scheduled = False
+        self._flush_later: asyncio.Handle | None = None
 
     def __repr__(self) -> str:
         return f"<Inbox {self._link!r} arrived={len(self._arrived)} unsettled={self.unsettled}>"
@@ -133,19 +140,26 @@ class Inbox:
         channel = self._channel
         if self._no_ack or channel is None:
             return
-        for delivery in deliveries:
-            if delivery.epoch != channel.epoch:
-                continue
-            if settlement is Settlement.ACK:
-                self._window.ack(delivery.tag)
-            elif self._window.settle(delivery.tag):
-                self._singles.append(_refusal(channel.number, delivery.tag, settlement))
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        tags = [delivery.tag for delivery in deliveries if delivery.epoch == channel.epoch]
+        if settlement is Settlement.ACK:
+            self._window.ack(tags)
+        else:
+            refused = filter(self._window.settle, tags)
+            self._singles += [_refusal(channel.number, tag, settlement) for tag in refused]
+        loop = asyncio.get_running_loop()
+        if self._singles or self._window.waiting * ACK_SHARE_OF_PREFETCH >= self._prefetch:
+            self._cancel_flush()
+            self._flush_later = loop.call_soon(self._flush)
+        elif self._flush_later is None:
+            self._flush_later = loop.call_later(ACK_DELAY_S, self._flush)
+
+    def _cancel_flush(self) -> None:
+        if self._flush_later is not None:
+            self._flush_later.cancel()
+            self._flush_later = None
 
     def _flush(self) -> None:
-        self._flush_scheduled = False
+        self._cancel_flush()
         channel = self._channel
         if channel is None:
             return
@@ -174,11 +188,10 @@ class Inbox:
         channel, headers = self._channel, self._headers
         if channel is None:
             return
-        for event in events:
-            consumer, tag, redelivered = consumer_and_tag(event.arguments)
-            properties = locate(event.header, headers)
-            delivery = Delivery(self._queue_of[consumer], event.body, properties, redelivered, tag, channel.epoch)
-            self._arrived.append(delivery)
+        arrived, queue_of, epoch = self._arrived, self._queue_of, channel.epoch
+        for _, arguments, header, body in events:
+            consumer, tag, redelivered = consumer_and_tag(arguments)
+            arrived.append(Delivery(queue_of[consumer], body, locate(header, headers), redelivered, tag, epoch))
         self._window.delivered += len(events)
         self._wake.set()
 

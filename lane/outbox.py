@@ -13,11 +13,13 @@ from lane import frames
 from lane.connection import Channel, Link
 from lane.frames import Event, encode_content, encode_publish, locate, tag_and_multiple
 from lane.port import Fate, Message
+from lane.wire import Moderation
 
 log = logging.getLogger("lane")
 
 MAX_ATTEMPTS = 5
 SWEEP_EVERY_S = 1.0
+MODERATION = Moderation(events_per_ms=2, at_most_ms=5)  # nobody waits for a confirm but an acknowledgement
 ROUTES_KEPT = 4096
 
 
@@ -30,7 +32,7 @@ class Outbox:
         patience_s: how long a broker that takes messages may leave one unconfirmed before it is ABANDONED. While the
             connection is down or the broker has blocked us, messages wait as long as their `give_up_at` allows.
         max_body_bytes: a larger message is REFUSED before it reaches the broker, which would close the channel.
-        on_fate: called with lists of (message, fate).
+        on_fate: called with messages and the fate that they share.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Outbox:
         url: str,
         *,
         name: str,
-        on_fate: Callable[[list[tuple[Message, Fate]]], None],
+        on_fate: Callable[[list[Message], Fate], None],
         exchange: str = "",
         heartbeat_s: int = 10,
         patience_s: float = 10.0,
@@ -55,12 +57,14 @@ class Outbox:
             heartbeat_s=heartbeat_s,
             keep=(frames.BASIC_ACK, frames.BASIC_NACK, frames.BASIC_RETURN),
             confirms=True,
+            moderation=MODERATION,
         )
         self._channel: Channel | None = None
         self._waiting: deque[Message] = deque()
         self._unconfirmed: dict[int, Message] = {}
         self._returned: set[int] = set()
         self._number = 0
+        self._settled_to = 0
         self._routes: dict[tuple[bytes, bool], bytes] = {}
         self._prefix = b""
         self._flush_scheduled = False
@@ -125,7 +129,7 @@ class Outbox:
         channel = self._channel
         if channel is None or not channel.can_write or not self._link.is_up:
             return
-        refused: list[tuple[Message, Fate]] = []
+        refused: list[Message] = []
         written: list[bytes] = []
         waiting, unconfirmed = self._waiting, self._unconfirmed
         now = asyncio.get_running_loop().time()
@@ -135,15 +139,15 @@ class Outbox:
                 written += self._encode(channel, message)
             except ValueError as error:
                 log.warning("a message was not sent: %s", error)
-                refused.append((message, Fate.REFUSED))
+                refused.append(message)
                 continue
             message.written_at = now
             unconfirmed[self._number] = message
         if written:
             channel.write(b"".join(written))
-        self._report(refused)
+        self._report(refused, Fate.REFUSED)
 
-    def _encode(self, channel: Channel, message: Message) -> list[bytes]:
+    def _encode(self, channel: Channel, message: Message) -> tuple[bytes, bytes]:
         """The frames of a message, which gets the next number; the number advances only if it can be written."""
         if len(message.body) > self._max_body_bytes:
             msg = f"its body has {len(message.body)} bytes, the limit is {self._max_body_bytes}"
@@ -161,42 +165,50 @@ class Outbox:
             channel.number, message.properties, message.body, channel.frame_max, identifier, message.fields
         )
         self._number += 1
-        return [head, *content]
+        return head, content
 
     async def opened(self, channel: Channel) -> None:
         """From the link: numbers begin anew, and what waited may go."""
         self._channel = channel
         self._number = 0
+        self._settled_to = 0
         self._routes = {}
         self._prefix = f"{secrets.token_hex(6)}-".encode()
         asyncio.get_running_loop().call_soon(self._schedule)
 
     def received(self, events: list[Event]) -> None:
         """From the link: confirms and returns. A return comes before the confirm of the same message."""
-        fates: list[tuple[Message, Fate]] = []
+        confirmed: list[Message] = []
+        refused: list[Message] = []
+        returned: list[Message] = []
         unconfirmed = self._unconfirmed
-        for event in events:
-            if event.method == frames.BASIC_RETURN:
-                self._note_return(event)
+        for method, arguments, header, _ in events:
+            if method == frames.BASIC_RETURN:
+                self._note_return(header)
                 continue
-            number, multiple = tag_and_multiple(event.arguments)
-            fate = Fate.CONFIRMED if event.method == frames.BASIC_ACK else Fate.REFUSED
-            numbers = [number]
-            if multiple:  # numbers are in order, so what it covers stands first
-                numbers = []
-                for one in unconfirmed:
-                    if one > number:
-                        break
-                    numbers.append(one)
-            for one in numbers:
+            number, multiple = tag_and_multiple(arguments)
+            for one in range(self._settled_to + 1, number + 1) if multiple else (number,):
                 message = unconfirmed.pop(one, None)
-                if message is not None:
-                    fates.append((message, Fate.RETURNED if one in self._returned else fate))
+                if message is None:
+                    continue
+                if one in self._returned:
                     self._returned.discard(one)
-        self._report(fates)
+                    returned.append(message)
+                elif method == frames.BASIC_ACK:
+                    confirmed.append(message)
+                else:
+                    refused.append(message)
+            # Everything up to here is settled, so that no later `multiple` looks at it again.
+            settled_to = max(self._settled_to, number) if multiple else self._settled_to
+            while settled_to < self._number and settled_to + 1 not in unconfirmed:
+                settled_to += 1
+            self._settled_to = settled_to
+        self._report(confirmed, Fate.CONFIRMED)
+        self._report(refused, Fate.REFUSED)
+        self._report(returned, Fate.RETURNED)
 
-    def _note_return(self, event: Event) -> None:
-        identifier = locate(event.header, ()).message_id or b""
+    def _note_return(self, header: bytes) -> None:
+        identifier = locate(header, ()).message_id or b""
         number = identifier.removeprefix(self._prefix)
         if identifier.startswith(self._prefix) and number.isdigit():
             self._returned.add(int(number))
@@ -210,16 +222,16 @@ class Outbox:
         self._channel = None
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._returned = set()
-        abandoned: list[tuple[Message, Fate]] = []
+        abandoned: list[Message] = []
         again: list[Message] = []
         for message in unconfirmed.values():
             message.attempts += 1
             if message.retry and message.attempts < MAX_ATTEMPTS:
                 again.append(message)
             else:
-                abandoned.append((message, Fate.ABANDONED))
+                abandoned.append(message)
         self._waiting.extendleft(reversed(again))
-        self._report(abandoned)
+        self._report(abandoned, Fate.ABANDONED)
 
     async def _sweep(self) -> None:
         while True:
@@ -242,10 +254,10 @@ class Outbox:
             if message.give_up_at <= now or message.written_at <= written_before
         ]
         late += [self._unconfirmed.pop(number) for number in numbers]
-        self._report([(message, Fate.ABANDONED) for message in late])
+        self._report(late, Fate.ABANDONED)
 
-    def _report(self, fates: list[tuple[Message, Fate]]) -> None:
+    def _report(self, messages: list[Message], fate: Fate) -> None:
         if not self._waiting and not self._unconfirmed:
             self._empty.set()
-        if fates:
-            self._on_fate(fates)
+        if messages:
+            self._on_fate(messages, fate)

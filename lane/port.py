@@ -5,10 +5,13 @@ gives it no encoding, and what is never decoded can never fail to decode.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any
+
+NO_HEADERS: Mapping[bytes, bytes | None] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -27,7 +30,7 @@ class Properties:
     expiration: bytes | None = None
     type: bytes | None = None
     user_id: bytes | None = None
-    headers: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    headers: Mapping[bytes, bytes | None] = field(default_factory=lambda: NO_HEADERS)
     broken: bool = False
 
 
@@ -68,7 +71,7 @@ class Message:
         body: the content.
         properties: what to send; `headers` are written as strings, those with the value None left out. The outbox
             writes a `message_id` of its own, fresh for every publish, where it has to recognise a return.
-        fields: more headers, each encoded by `lane.header_field`: those that are the same every time need it once.
+        fields: more headers, encoded by `lane.header_field` and joined; those that are always the same need it once.
         mandatory: ask for the message back when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
         give_up_at: when sending it makes no sense any more, on the event loop's clock; then it is ABANDONED.
@@ -79,7 +82,7 @@ class Message:
     routing_key: bytes
     body: bytes
     properties: Properties
-    fields: Sequence[bytes] = ()
+    fields: bytes = b""
     mandatory: bool = True
     retry: bool = True
     give_up_at: float = math.inf

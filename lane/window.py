@@ -1,5 +1,7 @@
 """Which acknowledgements to write: one for a contiguous run of tags, single ones beyond a gap."""
 
+from collections.abc import Iterable
+
 
 class AckWindow:
     """The tags of one epoch. Delivery tags count from 1 on a channel (AMQP 0-9-1 section 1.8.3.13, basic.deliver).
@@ -25,10 +27,15 @@ class AckWindow:
         """How many delivered tags are not settled."""
         return self.delivered - self._low - len(self._beyond) - len(self._acked)
 
-    def ack(self, tag: int) -> None:
-        """Acknowledge a tag with the next `take`; a second time is ignored."""
-        if tag > self._low and tag not in self._beyond:
-            self._acked.add(tag)
+    @property
+    def waiting(self) -> int:
+        """How many tags the next `take` acknowledges."""
+        return len(self._acked)
+
+    def ack(self, tags: Iterable[int]) -> None:
+        """Acknowledge tags with the next `take`; a second time is ignored."""
+        low, beyond = self._low, self._beyond
+        self._acked.update(tag for tag in tags if tag > low and tag not in beyond)
 
     def settle(self, tag: int) -> bool:
         """Note a tag that is settled by a frame of its own; False if it already was."""

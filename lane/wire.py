@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from lane import frames
@@ -12,6 +13,15 @@ log = logging.getLogger("lane")
 PASS_HEARTBEAT_EVERY_S = 1.0
 # Passed on to aiormq, and seen here because they end or stop what the wire carries.
 WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Moderation:
+    """How long to pause after a read: a millisecond for so many events, up to a limit. uvloop's timers count in
+    milliseconds."""
+
+    events_per_ms: int
+    at_most_ms: int
 
 
 class Owner(Protocol):
@@ -28,10 +38,22 @@ class Owner(Protocol):
 
 
 class Wire(asyncio.StreamReaderProtocol):
-    """Keeps the frames that carry messages, passes the others on, and writes what the lane has to say."""
+    """Keeps the frames that carry messages, passes the others on, and writes what the lane has to say.
 
-    def __init__(self, reader: asyncio.StreamReader, splitter: Splitter, link: Owner) -> None:
+    Under load it does what network cards do against a flood of interrupts: a read that brought many events is followed
+    by a short pause, in which the next batch gathers in the kernel. A quiet connection is never paused.
+
+    Args:
+        reader: aiormq's.
+        splitter: cuts what the socket brings.
+        link: whom to tell.
+        moderation: how long to pause.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, splitter: Splitter, link: Owner, moderation: Moderation) -> None:
         super().__init__(reader)
+        self._loop = asyncio.get_running_loop()
+        self._moderation = moderation
         self._splitter = splitter
         self._link = link
         self._passed_at = 0.0
@@ -63,7 +85,7 @@ class Wire(asyncio.StreamReaderProtocol):
             log.error("%s; dropping the connection", error)
             self.abort()
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
             # aiormq takes the time of its last frame for the time of the broker's last sign of life.
             passed = frames.HEARTBEAT_FRAME
@@ -71,7 +93,17 @@ class Wire(asyncio.StreamReaderProtocol):
             self._passed_at = now
             super().data_received(passed)
         if events:
-            self._link.received(self, self._watch(events))
+            if passed:  # what is watched is passed on as well
+                events = self._watch(events)
+            self._link.received(self, events)
+            pause_ms = min(len(events) // self._moderation.events_per_ms, self._moderation.at_most_ms)
+            if pause_ms and self._socket is not None:
+                self._socket.pause_reading()
+                self._loop.call_later(pause_ms / 1000, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -89,16 +121,11 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def _watch(self, events: list[Event]) -> list[Event]:
         """Take out what concerns the link itself."""
-        for event in events:
-            if event.method in WATCHED:
-                break
-        else:
-            return events
         kept = []
         for event in events:
-            match event.method:
+            match event[0]:
                 case frames.CHANNEL_CLOSE:
-                    self._link.end(ConnectionError(_close_reason(event.arguments)), self)
+                    self._link.end(ConnectionError(_close_reason(event[1])), self)
                 case frames.BASIC_CANCEL:
                     self._link.end(ConnectionError("the broker cancelled a consumer"), self)
                 case frames.CONNECTION_BLOCKED:

@@ -2,8 +2,7 @@
 
 import asyncio
 import itertools
-import json
-import time
+import secrets
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,21 +10,19 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from lane import Fate, Inbox, Message, Outbox, Properties, QueueSpec
+from lane import Fate, Inbox, Message, Outbox, QueueSpec
 from producer.errors import (
     DeadlineExceeded,
     NoBroker,
     OutcomeUnknown,
-    PayloadTooLarge,
     PredictionError,
     ResourceExhausted,
     UnknownModel,
 )
 from producer.prediction import REPLY_HEADERS, Prediction, prediction_of
+from producer.request import RequestWriter
 
 _PREFETCH = 1000
-MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 takes no more
-MAX_NAME_BYTES = 255
 
 
 class PredictionClient:
@@ -45,9 +42,11 @@ class PredictionClient:
     ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._queue_prefix = f"{namespace}predictions."
         self._reply_queue = f"replies.{uuid.uuid4().hex}"
-        self._ids = (b"%d" % number for number in itertools.count(1))
+        self._writer = RequestWriter(namespace=namespace, reply_to=self._reply_queue)
+        # Nobody who has not seen one can guess another, so a forged reply finds no call.
+        session = secrets.token_hex(6).encode()
+        self._ids = (b"%b-%d" % (session, number) for number in itertools.count(1))
         self._waiting: dict[bytes, asyncio.Future[Prediction]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._inbox = Inbox(
@@ -121,87 +120,63 @@ class PredictionClient:
             PredictionError: see `producer.errors`.
         """
         timeout_s = self._timeout_s if timeout is None else timeout
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if not self._inbox.is_consuming or self._closed.is_set():
+            await self._can_be_answered(deadline, model)
         identifier = next(self._ids)
-        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        message = self._writer.message(
+            identifier,
+            model,
+            features,
+            left_s=deadline - loop.time(),
+            give_up_at=deadline,
+            cache_control=cache_control,
+            tenant=tenant,
+        )
+        future: asyncio.Future[Prediction] = loop.create_future()
+        self._waiting[identifier] = future
+        late = DeadlineExceeded(f"no answer from {model!r} within {timeout_s:g} s")
+        timer = loop.call_at(deadline, self._resolve, identifier, late)
+        self._outbox.send((message,))
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._can_be_answered()
-                message = self._request(identifier, model, features, timeout_s, cache_control, tenant)
-                self._waiting[identifier] = future
-                self._outbox.send([message])
-                return await future
-        except TimeoutError:
-            msg = f"no answer from {model!r} within {timeout_s:g} s"
-            raise DeadlineExceeded(msg) from None
+            return await future
         finally:
-            self._waiting.pop(identifier, None)
+            timer.cancel()
+            del self._waiting[identifier]
 
-    async def _can_be_answered(self) -> None:
-        """Wait until the reply queue is there, or raise because it never will be."""
-        if not self._inbox.is_consuming and not self._closed.is_set():
-            waits = {asyncio.ensure_future(self._inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+    async def _can_be_answered(self, deadline: float, model: str) -> None:
+        """Wait until the reply queue is there, or raise because it will not be in time, or never."""
+        waits = {asyncio.ensure_future(self._inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
+        left_s = deadline - asyncio.get_running_loop().time()
+        try:
+            done, _ = await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         if self._closed.is_set():
             msg = "the client is closed"
             raise NoBroker(msg)
+        if not done:
+            msg = f"no answer from {model!r} in time: not connected: {self._inbox.last_error or 'connecting'}"
+            raise DeadlineExceeded(msg)
 
     def _fail_all(self, why: str) -> None:
         """The reply queue is gone, and with it every reply that is still to come."""
         for identifier in list(self._waiting):
             self._resolve(identifier, OutcomeUnknown(why))
 
-    def _request(
-        self,
-        identifier: bytes,
-        model: str,
-        features: BaseModel | Any,
-        timeout_s: float,
-        cache_control: str | None,
-        tenant: str | None,
-    ) -> Message:
-        text = features.model_dump_json() if isinstance(features, BaseModel) else json.dumps(features, allow_nan=False)
-        body, routing_key = text.encode(), f"{self._queue_prefix}{model}".encode()
-        if len(body) > MAX_BODY_BYTES:
-            msg = f"the input has {len(body)} bytes, a message has {MAX_BODY_BYTES} at most"
-            raise PayloadTooLarge(msg, code="PAYLOAD_TOO_LARGE")
-        if len(routing_key) > MAX_NAME_BYTES:
-            msg = f"no model has a name of {len(model)} characters"
-            raise UnknownModel(msg)
-        left_ms = max(1, round(timeout_s * 1000))
-        return Message(
-            routing_key=routing_key,
-            body=body,
-            give_up_at=asyncio.get_running_loop().time() + timeout_s,
-            properties=Properties(
-                content_type=b"application/json",
-                correlation_id=identifier,
-                reply_to=self._reply_queue.encode(),
-                expiration=b"%d" % left_ms,
-                type=b"call",
-                headers={
-                    b"deadline": b"%d" % (time.time_ns() // 1_000_000 + left_ms),
-                    b"cache-control": None if cache_control is None else cache_control.encode(),
-                    b"tenant": None if tenant is None else tenant.encode(),
-                },
-            ),
-            token=(identifier, model),
-        )
-
-    def _on_fate(self, fates: Sequence[tuple[Message, Fate]]) -> None:
-        for message, fate in fates:
+    def _on_fate(self, messages: Sequence[Message], fate: Fate) -> None:
+        if fate is Fate.CONFIRMED:
+            return
+        for message in messages:
             identifier, model = message.token
             match fate:
-                case Fate.CONFIRMED:
-                    continue
                 case Fate.RETURNED:
                     error: PredictionError = UnknownModel(f"no queue takes requests for the model {model!r}")
                 case Fate.REFUSED:
                     error = ResourceExhausted("the broker refused the request; its queue may be full", retryable=True)
-                case Fate.ABANDONED:
+                case _:
                     error = OutcomeUnknown("the connection was lost; the request may or may not have arrived")
             self._resolve(identifier, error)
 

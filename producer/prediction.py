@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lane import Delivery
@@ -9,7 +10,8 @@ from producer.errors import PredictionError, error_of
 from schemas import CacheStatus, Failure, MalformedReply, decode_reply, parse_cache_status
 
 REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms", b"retry-after-ms")
-_NUMBER = re.compile(r"[0-9]{1,15}")
+_NUMBER = re.compile(rb"[0-9]{1,15}")
+_MAX_HEADER_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,35 @@ class Prediction:
 
 def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
     """What a reply says."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in delivery.properties.headers.items() if value}
+    headers, body = delivery.properties.headers, delivery.body or b""
     try:
-        reply = decode_reply(delivery.body or b"")
+        reply = decode_reply(body)
     except MalformedReply as error:
         return PredictionError(str(error), code="MALFORMED_REPLY")
     if isinstance(reply, Failure):
         retry_after_ms = _number(headers.get(b"retry-after-ms"))
         return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
     return Prediction(
-        value=reply.value,
-        cache_status=parse_cache_status(headers.get(b"cache-status", "")),
-        age_s=_number(headers.get(b"age")),
-        model=headers.get(b"model", ""),
-        model_version=headers.get(b"model-version", ""),
-        duration_ms=_number(headers.get(b"duration-ms")) or 0,
+        reply.value,
+        _status(headers.get(b"cache-status")),
+        _number(headers.get(b"age")),
+        _text(headers.get(b"model")),
+        _text(headers.get(b"model-version")),
+        _number(headers.get(b"duration-ms")) or 0,
     )
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
+# Replies say the same few things again and again. A header longer than any of ours is read as if it were absent.
+@lru_cache(maxsize=1024)
+def _status(header: bytes | None) -> CacheStatus:
+    return parse_cache_status(_text(header))
+
+
+@lru_cache(maxsize=1024)
+def _text(header: bytes | None) -> str:
+    return header.decode("utf-8", "replace") if header is not None and len(header) <= _MAX_HEADER_BYTES else ""
+
+
+@lru_cache(maxsize=4096)
+def _number(header: bytes | None) -> int | None:
+    return int(header) if header is not None and _NUMBER.fullmatch(header) else None

@@ -121,8 +121,7 @@ class Responder:
                     settings.health_host, settings.health_port, not_ready=lambda: self.missing, metrics=self._metrics
                 )
             )
-        cache = self._build_cache()
-        self._stack.push_async_callback(cache.close)
+        cache: Cache = await enter(self._build_cache())
         for model in self._models:
             self._stack.push_async_callback(model.close)
             await model.load()

@@ -23,4 +23,5 @@ def age_s(entry: Entry, now_ms: int) -> int:
 
 def hit(entry: Entry, now_ms: int) -> Outcome:
     """A cached answer as an outcome; `ttl` counts down and is negative once it is stale."""
-    return Outcome(entry.body, status=hit_status((entry.fresh_until_ms - now_ms) // 1000), age_s=age_s(entry, now_ms))
+    status = hit_status((entry.fresh_until_ms - now_ms) // 1000)
+    return Outcome(entry.body, None, 0.0, 0, None, status, age_s(entry, now_ms))

@@ -8,6 +8,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 _KEY_FORMAT = b"1"
 DIGEST_BYTES = 16
@@ -21,6 +22,18 @@ def fingerprint(paths: Iterable[Path]) -> bytes:
         with path.open("rb") as file:
             digest = hashlib.blake2b(digest + hashlib.file_digest(file, "blake2b").digest()).digest()
     return digest
+
+
+class Key(NamedTuple):
+    """What names an answer.
+
+    Args:
+        digest: 16 bytes; the stored value repeats them, so that it can be told from a stranger's.
+        name: of the value in Redis.
+    """
+
+    digest: bytes
+    name: str
 
 
 class Keyring:
@@ -38,8 +51,11 @@ class Keyring:
             self._base.update(_framed(part))
         self._begun: dict[bytes, hashlib.blake2b] = {}
 
-    def digest(self, tenant: bytes, canonical_digest: bytes) -> bytes:
-        """The key's 16 bytes, for a tenant and the digest of a canonical input."""
+    def key(self, tenant: bytes, canonical: bytes) -> Key:
+        """The key of a canonical input, asked by a tenant.
+
+        The braces in its name are a hash tag: all keys of one answer share a cluster slot.
+        """
         begun = self._begun.get(tenant)
         if begun is None:
             begun = self._base.copy()
@@ -47,18 +63,10 @@ class Keyring:
             if len(self._begun) >= _TENANTS_KEPT:
                 self._begun.clear()
             self._begun[tenant] = begun
-        key = begun.copy()
-        key.update(_framed(canonical_digest))
-        return key.digest()
-
-    def value_name(self, digest: bytes) -> str:
-        """The Redis key of the value. The braces are a hash tag: all keys of one answer share a cluster slot."""
-        return f"{self._prefix}{digest.hex()}}}:v"
-
-
-def canonical_digest(canonical: bytes) -> bytes:
-    """The digest of a canonical input."""
-    return hashlib.blake2b(canonical, digest_size=DIGEST_BYTES).digest()
+        hashed = begun.copy()
+        hashed.update(_framed(hashlib.blake2b(canonical, digest_size=DIGEST_BYTES).digest()))
+        digest = hashed.digest()
+        return Key(digest, f"{self._prefix}{digest.hex()}}}:v")
 
 
 def _framed(part: bytes) -> bytes:
@@ -67,35 +75,37 @@ def _framed(part: bytes) -> bytes:
 
 
 class Memo:
-    """Raw body bytes to the digest of the canonical input, for one model, so that a body is validated once.
+    """The keys of raw bodies, for one keyring, so that a body is validated and hashed once.
 
-    Only what depends on the body alone is kept: tenant, version and fingerprint are mixed in afterwards.
+    A body is remembered together with its tenant, because the key is the tenant's own.
 
     Args:
-        max_bytes: of bodies; the one used least recently goes first.
+        max_bytes: of bodies and tenants; the one used least recently goes first.
     """
 
     def __init__(self, max_bytes: int = 8 * 2**20) -> None:
         self._max_bytes = max_bytes
-        self._digests: OrderedDict[bytes, bytes] = OrderedDict()
+        self._keys: OrderedDict[tuple[bytes, bytes], Key] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._keys)
 
-    def get(self, body: bytes) -> bytes | None:
-        """The digest that was kept for this body."""
-        digest = self._digests.get(body)
-        if digest is not None:
-            self._digests.move_to_end(body)
-        return digest
+    def get(self, tenant: bytes, body: bytes) -> Key | None:
+        """The key that was kept for this body of this tenant."""
+        asked = tenant, body
+        key = self._keys.get(asked)
+        if key is not None:
+            self._keys.move_to_end(asked)
+        return key
 
-    def put(self, body: bytes, digest: bytes) -> None:
-        """Keep a digest. A body that would take more than an eighth of the room is not kept."""
-        if len(body) > self._max_bytes // 8 or body in self._digests:
+    def put(self, tenant: bytes, body: bytes, key: Key) -> None:
+        """Keep a key. A body that would take more than an eighth of the room is not kept."""
+        size = len(tenant) + len(body)
+        if size > self._max_bytes // 8 or (tenant, body) in self._keys:
             return
-        self._digests[body] = digest
-        self._bytes += len(body)
+        self._keys[tenant, body] = key
+        self._bytes += size
         while self._bytes > self._max_bytes:
-            gone, _ = self._digests.popitem(last=False)
-            self._bytes -= len(gone)
+            (gone_tenant, gone_body), _ = self._keys.popitem(last=False)
+            self._bytes -= len(gone_tenant) + len(gone_body)

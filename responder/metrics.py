@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from lane import Fate
 from responder.messages import Outcome
-from schemas import CacheStatus
+from schemas import CacheStatus, Code
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -46,23 +46,19 @@ class Metrics:
             "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
         )
 
-    def count_replies(self, replies: Iterable[tuple[str, Outcome, CacheStatus]]) -> None:
-        """Count a batch of replies: model, outcome and status of each."""
-        tally = Tally(
-            (model, outcome.code.name if outcome.code else "ok", status.kind) for model, outcome, status in replies
-        )
-        for labels, count in tally.items():
-            self._replies.labels(*labels).inc(count)
+    def count_replies(self, replies: Iterable[tuple[str, Code | None, CacheStatus]]) -> None:
+        """Count a batch of replies: model, error code and status of each."""
+        for (model, code, status), count in Tally(replies).items():
+            self._replies.labels(model, code.name if code else "ok", status.kind).inc(count)
 
     def count_model_call(self, model: str, outcome: Outcome) -> None:
         """Count one model call."""
         self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
         self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
 
-    def count_fates(self, fates: Iterable[Fate]) -> None:
+    def count_fates(self, fate: Fate, count: int) -> None:
         """Count what became of a batch of replies."""
-        for fate, count in Tally(fates).items():
-            self._fates.labels(fate.name.lower()).inc(count)
+        self._fates.labels(fate.name.lower()).inc(count)
 
     def count_odd(self, kind: str) -> None:
         """Count one oddity; `kind` is one of a few words of ours."""

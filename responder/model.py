@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from responder.answer import Answer, InvalidInput, OutputInvalid, Unavailable
 from responder.execution import Crashed, ModelTimeout, execution_of
-from responder.keys import Keyring, Memo, canonical_digest, fingerprint
+from responder.keys import Key, Keyring, Memo, fingerprint
 from responder.logs import logger
 from responder.messages import Outcome, Request
 from responder.predictor import Predictor
@@ -98,20 +98,22 @@ class ServedModel:
         """
         return read_input(body, self.predictor.input_type, max_depth=self._max_depth)
 
-    def digest_of(self, request: Request) -> bytes:
+    def key_of(self, request: Request) -> Key:
         """The key of a request's answer.
 
         Raises:
-            Refused: 400 INVALID_ARGUMENT.
+            Refused: 400 INVALID_ARGUMENT; 503 UNAVAILABLE while the model is not loaded.
         """
-        known = self._memo.get(request.body)
-        if known is None:
+        if not self.is_loaded:
+            raise Refused(Code.UNAVAILABLE, "the model is not loaded")
+        key = self._memo.get(request.tenant, request.body)
+        if key is None:
             try:
-                known = canonical_digest(canonical_bytes(self.read(request.body)))
+                key = self.keys.key(request.tenant, canonical_bytes(self.read(request.body)))
             except NotCanonical as error:
                 raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
-            self._memo.put(request.body, known)
-        return self.keys.digest(request.tenant, known)
+            self._memo.put(request.tenant, request.body, key)
+        return key
 
     def retry_after_ms(self, waiting: int) -> int:
         """When a new miss may find room, by the model's recent durations and those who wait already."""

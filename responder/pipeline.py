@@ -5,6 +5,7 @@ nobody to reply to, or handed back when its work has not started and the respond
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 
 from lane import Delivery, Fate, Inbox, Message, Outbox, Settlement
@@ -78,19 +79,18 @@ class Pipeline:
             await asyncio.wait({self._running}, timeout=max(0.0, ends_at - loop.time()))
         self._inbox.settle(self._tokens(self._service.hand_back(started=False)), Settlement.REQUEUE)
         finished = await _within(self._service.idle(), ends_at - loop.time())
-        late = self._service.hand_back(started=True)
-        self._inbox.settle(self._tokens(late), Settlement.REQUEUE)
+        self._inbox.settle(self._tokens(self._service.hand_back(started=True)), Settlement.REQUEUE)
         if self._outbox is not None:
             finished &= await _within(self._outbox.drained(), max(1.0, ends_at - loop.time()))
         return finished
 
-    def settle_fates(self, fates: Sequence[tuple[Message, Fate]]) -> None:
+    def settle_fates(self, messages: Sequence[Message], fate: Fate) -> None:
         """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
-        self._metrics.count_fates(fate for _, fate in fates)
-        self._inbox.settle((message.token for message, _ in fates), Settlement.ACK)
+        self._metrics.count_fates(fate, len(messages))
+        self._inbox.settle([message.token for message in messages], Settlement.ACK)
 
     def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
-        now = asyncio.get_running_loop().time()
+        now, now_ms = asyncio.get_running_loop().time(), time.time_ns() // 1_000_000
         requests: list[Request] = []
         done: list[Delivery] = []
         refusals: list[Message] = []
@@ -106,7 +106,7 @@ class Pipeline:
                 done.append(delivery)
             else:
                 try:
-                    requests.append(self._intake.request(delivery, model, now))
+                    requests.append(self._intake.request(delivery, model, now, now_ms))
                 except Refused as refusal:
                     outcome = failure(refusal.code, refusal.message, details=refusal.details)
                     refusals.append(self._refusal(delivery, model, outcome))
@@ -119,11 +119,11 @@ class Pipeline:
         return requests
 
     def _refusal(self, delivery: Delivery, model: ServedModel, outcome: Outcome) -> Message:
-        self._metrics.count_replies([(model.name, outcome, NO_STATUS)])
-        return compose(delivery, outcome, NO_STATUS, model=model)
+        self._metrics.count_replies([(model.name, outcome.code, NO_STATUS)])
+        return compose(delivery, outcome, NO_STATUS, model)
 
     def _deliver(self, replies: list[Reply]) -> None:
-        self._metrics.count_replies((one.request.model.name, one.outcome, one.status) for one in replies)
+        self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status) for one in replies])
         now = asyncio.get_running_loop().time()
         self._send([message_of(reply, now) for reply in replies])
 

@@ -17,23 +17,18 @@ _LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be
 def message_of(reply: Reply, now: float) -> Message:
     """The message that carries a reply to its requester."""
     request = reply.request
-    left_ms = max(1, round((request.deadline - now) * 1000)) if request.has_deadline else None
-    return compose(
-        request.token,
-        reply.outcome,
-        reply.status,
-        model=request.model,
-        expiration_ms=left_ms,
-        duration_ms=round((now - request.received_at) * 1000),
-        give_up_at=max(request.deadline, now + _LATE_REPLY_S) if request.has_deadline else math.inf,
-    )
+    left_ms, give_up_at = None, math.inf
+    if request.has_deadline:
+        left_ms = max(1, round((request.deadline - now) * 1000))
+        give_up_at = max(request.deadline, now + _LATE_REPLY_S)
+    duration_ms = round((now - request.received_at) * 1000)
+    return compose(request.token, reply.outcome, reply.status, request.model, left_ms, duration_ms, give_up_at)
 
 
 def compose(
     delivery: Delivery,
     outcome: Outcome,
     status: CacheStatus,
-    *,
     model: ServedModel,
     expiration_ms: int | None = None,
     duration_ms: int = 0,
@@ -42,25 +37,24 @@ def compose(
     """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
     given = delivery.properties
     reply_to = given.reply_to or b""
-    trace = given.headers.get(b"traceparent")
     is_direct = reply_to.startswith(DIRECT_PREFIXES)
-    fields = [_model_fields(model.name, model.version), _status_field(status), _duration_field(duration_ms)]
-    if outcome.age_s is not None:
-        fields.append(_age_field(outcome.age_s))
+    fields = _model_fields(model.name, model.version) + _status_fields(status, outcome.age_s) + _duration(duration_ms)
     if outcome.retry_after_ms is not None:
-        fields.append(header_field(b"retry-after-ms", b"%d" % outcome.retry_after_ms))
-    if trace is not None and _TRACEPARENT.fullmatch(trace):
-        fields.append(header_field(b"traceparent", trace))
+        fields += header_field(b"retry-after-ms", b"%d" % outcome.retry_after_ms)
+    if given.headers:
+        trace = given.headers.get(b"traceparent")
+        if trace is not None and _TRACEPARENT.fullmatch(trace):
+            fields += header_field(b"traceparent", trace)
     return Message(
-        routing_key=reply_to,
-        body=outcome.body,
-        properties=Properties(
+        reply_to,
+        outcome.body,
+        Properties(
             content_type=JSON,
             type=b"result" if outcome.code is None else b"error",
             correlation_id=given.correlation_id if given.correlation_id is not None else given.message_id,
             expiration=None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
         ),
-        fields=fields,
+        fields,
         # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
         # whose connection failed could take the next connection down too.
         mandatory=not is_direct,
@@ -75,16 +69,12 @@ def _model_fields(name: str, version: str) -> bytes:
     return header_field(b"model", name.encode()) + header_field(b"model-version", version.encode())
 
 
-@lru_cache(maxsize=4096)
-def _status_field(status: CacheStatus) -> bytes:
-    return header_field(b"cache-status", status.encoded)
+@lru_cache(maxsize=8192)
+def _status_fields(status: CacheStatus, age_s: int | None) -> bytes:
+    fields = header_field(b"cache-status", status.encoded)
+    return fields if age_s is None else fields + header_field(b"age", b"%d" % age_s)
 
 
 @lru_cache(maxsize=4096)
-def _duration_field(duration_ms: int) -> bytes:
+def _duration(duration_ms: int) -> bytes:
     return header_field(b"duration-ms", b"%d" % duration_ms)
-
-
-@lru_cache(maxsize=4096)
-def _age_field(age_s: int) -> bytes:
-    return header_field(b"age", b"%d" % age_s)

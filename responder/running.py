@@ -8,7 +8,7 @@ import sys
 import threading
 
 from responder.app import Responder
-from responder.cache.redis import InvalidCacheUrl
+from responder.cache.link import InvalidCacheUrl
 from responder.execution import THREAD_PREFIX
 from responder.logs import logger
 from responder.model import ModelNotLoaded

@@ -13,11 +13,12 @@ from functools import partial
 from responder.cache import CachedAnswers, Entry
 from responder.flight import Flight, Flights
 from responder.freshness import hit, is_fresh, is_usable
+from responder.keys import Key
 from responder.logs import logger
 from responder.messages import Outcome, Reply, Request
 from responder.model import ServedModel, failure
 from responder.reading import Refused
-from schemas import Code
+from schemas import NO_STATUS, Code
 
 log = logger(__name__)
 
@@ -28,7 +29,7 @@ class _Work:
 
     model: ServedModel
     body: bytes
-    digest: bytes
+    key: Key
     fwd: str
     look_again: bool
     store: bool
@@ -55,24 +56,30 @@ class Service:
     async def handle(self, batch: Sequence[Request]) -> None:
         """Answer what the cache knows and launch what it does not. Returns before the launched ones are answered."""
         replies: list[Reply] = []
-        keyed: list[tuple[Request, bytes]] = []
+        keyed: list[tuple[Request, Key]] = []
         now = asyncio.get_running_loop().time()
         for request in batch:
-            refusal = self._refusal(request, now, keyed)
-            if refusal is not None:
-                replies.append(Reply(request, refusal, refusal.status))
-        read = [(request, digest) for request, digest in keyed if not request.directives.no_cache]
-        found = await self._answers.look_up(
-            [digest for _, digest in read], [request.model.keys.value_name(digest) for request, digest in read]
-        )
+            try:
+                if request.deadline <= now:
+                    raise Refused(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
+                keyed.append((request, request.model.key_of(request)))
+            except Refused as refusal:
+                refused = failure(refusal.code, refusal.message, details=refusal.details)
+                replies.append(Reply(request, refused, NO_STATUS))
+            except Exception as error:
+                log.error("key_failed", model=request.model.name, exc_info=error)
+                failed = failure(Code.INTERNAL, "the responder failed on this request")
+                replies.append(Reply(request, failed, NO_STATUS))
+        read = [key for request, key in keyed if not request.directives.no_cache]
+        found = await self._answers.look_up(read)
         entries = iter(found or [None] * len(read))
         now_ms = self._answers.now_ms()
-        for request, digest in keyed:
+        for request, key in keyed:
             entry = None if request.directives.no_cache else next(entries)
             if entry is not None and is_usable(entry, request.directives, now_ms):
                 outcome: Outcome | None = hit(entry, now_ms)
             else:
-                outcome = self._launch(request, digest, entry, cache_up=found is not None)
+                outcome = self._launch(request, key, entry, cache_up=found is not None)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
@@ -90,29 +97,14 @@ class Service:
         for flights in list(self._flights.values()):
             await flights.idle()
 
-    def _refusal(self, request: Request, now: float, keyed: list[tuple[Request, bytes]]) -> Outcome | None:
-        """Why a request is answered without a look-up; None when it got its key."""
-        if request.deadline <= now:
-            return failure(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
-        if not request.model.is_loaded:
-            return failure(Code.UNAVAILABLE, "the model is not loaded")
-        try:
-            keyed.append((request, request.model.digest_of(request)))
-        except Refused as refusal:
-            return failure(refusal.code, refusal.message, details=refusal.details)
-        except Exception as error:
-            log.error("key_failed", model=request.model.name, exc_info=error)
-            return failure(Code.INTERNAL, "the responder failed on this request")
-        return None
-
-    def _launch(self, request: Request, digest: bytes, entry: Entry | None, *, cache_up: bool) -> Outcome | None:
+    def _launch(self, request: Request, key: Key, entry: Entry | None, *, cache_up: bool) -> Outcome | None:
         """Board a request on a flight; or say why not."""
         directives = request.directives
         if directives.only_if_cached:
             return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
-        flight = None if directives.no_store else flights.joinable(digest, not_before)
+        flight = None if directives.no_store else flights.joinable(key.digest, not_before)
         if flight is not None:
             flights.join(flight, request)
         elif len(flights) >= self._pending:
@@ -123,12 +115,12 @@ class Service:
             work = _Work(
                 request.model,
                 request.body,
-                digest,
+                key,
                 fwd="bypass" if directives.no_store else "request" if forced else "miss",
                 look_again=cache_up and not forced and not directives.no_store,
                 store=cache_up and not directives.no_store,
             )
-            flight = flights.begin(object() if directives.no_store else digest, request, partial(self._fly, work))
+            flight = flights.begin(object() if directives.no_store else key.digest, request, partial(self._fly, work))
         request.body = b""
         expire = partial(self._expire, flights, flight, request)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
@@ -159,9 +151,8 @@ class Service:
         and lands; only then does A find no flight to join and begin its own. Without a second look, inside the
         flight, A would call the model for a value that is there.
         """
-        name = work.model.keys.value_name(work.digest)
         if work.look_again:
-            found = await self._answers.look_up([work.digest], [name])
+            found = await self._answers.look_up([work.key])
             now_ms = self._answers.now_ms()
             if found and found[0] is not None and is_fresh(found[0], now_ms):
                 return hit(found[0], now_ms)
@@ -169,7 +160,7 @@ class Service:
         stored = work.store and outcome.code is None
         if stored:
             stored = await self._answers.store(
-                work.digest, name, outcome.body, ttl_s=outcome.ttl_s, duration_ms=outcome.duration_ms
+                work.key, outcome.body, ttl_s=outcome.ttl_s, duration_ms=outcome.duration_ms
             )
         return replace(outcome, status=replace(outcome.status, fwd=work.fwd, stored=stored))
 

@@ -1,7 +1,6 @@
 """AMQP properties to requests, by version 1 of the wire contract."""
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,7 +8,7 @@ from lane import Delivery, Properties
 from responder.messages import Request
 from responder.model import ServedModel
 from responder.reading import Refused
-from schemas import NO_DIRECTIVES, Code, parse_cache_control
+from schemas import NO_DIRECTIVES, Code, Directives, parse_cache_control
 
 HEADERS = (b"deadline", b"cache-control", b"tenant", b"traceparent", b"tracestate")
 
@@ -67,8 +66,12 @@ class Intake:
     tenant_from_user_id: bool
     count: Callable[[str], None]
 
-    def request(self, delivery: Delivery, model: ServedModel, now: float) -> Request:
+    def request(self, delivery: Delivery, model: ServedModel, now: float, now_ms: int) -> Request:
         """The request in a delivery. Its body moves into the request, so that it is held once.
+
+        Args:
+            now: the event loop's clock.
+            now_ms: the same moment in milliseconds since the Unix epoch.
 
         Raises:
             Refused: 400, 413 or 415.
@@ -79,24 +82,24 @@ class Intake:
             raise Refused(Code.INVALID_ARGUMENT, "the AMQP properties are damaged")
         if body is None:
             raise Refused(Code.PAYLOAD_TOO_LARGE, f"the body has more than {self.max_body_bytes} bytes")
-        _check_media_type(given)
-        deadline, has_deadline = self._deadline(given, now, model.predictor.timeout_s)
-        directives = NO_DIRECTIVES
+        if given.content_type != JSON or given.content_encoding is not None:
+            _check_media_type(given)
+        deadline, has_deadline, directives, tenant = now + model.predictor.timeout_s, False, NO_DIRECTIVES, b""
+        if given.headers or given.expiration is not None:
+            deadline, has_deadline = self._deadline(given, now, now_ms, deadline)
+            directives = self._directives(given)
+        if given.headers or self.tenant_from_user_id:
+            tenant = self._tenant(given)
+        return Request(model, body, tenant, now, deadline, has_deadline, directives, delivery)
+
+    def _directives(self, given: Properties) -> Directives:
         control = given.headers.get(b"cache-control", b"")
-        if control:
-            directives = parse_cache_control(control)
+        if control == b"":
+            return NO_DIRECTIVES
+        directives = NO_DIRECTIVES if control is None else parse_cache_control(control)
         if control is None or directives.malformed:
             self.count("malformed_cache_control")
-        return Request(
-            model=model,
-            body=body,
-            tenant=self._tenant(given),
-            received_at=now,
-            deadline=deadline,
-            has_deadline=has_deadline,
-            directives=directives,
-            token=delivery,
-        )
+        return directives
 
     def _tenant(self, given: Properties) -> bytes:
         tenant = given.user_id if self.tenant_from_user_id else given.headers.get(b"tenant", b"")
@@ -107,14 +110,14 @@ class Intake:
             raise Refused(Code.INVALID_ARGUMENT, message)
         return tenant
 
-    def _deadline(self, given: Properties, now: float, limit_s: float) -> tuple[float, bool]:
+    def _deadline(self, given: Properties, now: float, now_ms: int, deadline: float) -> tuple[float, bool]:
         """The least of the header, the expiration and the model's own limit; and whether the requester set one."""
-        deadline, has_deadline = now + limit_s, False
+        has_deadline = False
         if given.expiration is not None and given.expiration.isdigit():
             deadline, has_deadline = min(deadline, now + int(given.expiration[:15]) / 1000), True
         header = given.headers.get(b"deadline", b"")
         if header != b"":
-            left_ms = _left_ms(header)
+            left_ms = _left_ms(header, now_ms)
             if left_ms is None:
                 self.count("malformed_deadline")
             else:
@@ -122,14 +125,14 @@ class Intake:
         return deadline, has_deadline
 
 
-def _left_ms(header: bytes | None) -> int | None:
+def _left_ms(header: bytes | None, now_ms: int) -> int | None:
     """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd.
 
     A moment of long ago is not a deadline but another unit: seconds, mostly.
     """
     if header is None or not header.isdigit() or len(header) > 15:
         return None
-    left_ms = int(header) - time.time_ns() // 1_000_000
+    left_ms = int(header) - now_ms
     return left_ms if left_ms >= -_ABSURD_MS else None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from responder.cache.entry import Entry, decode_entry, encode_entry
 from responder.cache.port import Cache, CacheUnavailable
+from responder.keys import Key
 from responder.logs import logger
 
 log = logger(__name__)
@@ -26,12 +27,12 @@ class CachedAnswers:
     def __repr__(self) -> str:
         return f"<CachedAnswers in {self._cache!r}{' down' if self._is_down else ''}>"
 
-    async def look_up(self, digests: Sequence[bytes], names: Sequence[str]) -> list[Entry | None] | None:
+    async def look_up(self, keys: Sequence[Key]) -> list[Entry | None] | None:
         """The entries of these keys, in their order; None when the cache does not answer."""
-        if not names:
+        if not keys:
             return []
         try:
-            values = await self._cache.get_many(names)
+            values = await self._cache.get_many([key.name for key in keys])
         except CacheUnavailable as error:
             self._went_down(error)
             return None
@@ -39,11 +40,10 @@ class CachedAnswers:
             log.info("cache_back")
             self._is_down = False
         return [
-            None if value is None else decode_entry(digest, value)
-            for digest, value in zip(digests, values, strict=True)
+            None if value is None else decode_entry(key.digest, value) for key, value in zip(keys, values, strict=True)
         ]
 
-    async def store(self, digest: bytes, name: str, body: bytes, *, ttl_s: float, duration_ms: int) -> bool:
+    async def store(self, key: Key, body: bytes, *, ttl_s: float, duration_ms: int) -> bool:
         """Keep an answer; False when it was not kept: no time to live, or no cache."""
         ttl_ms = round(ttl_s * 1000)
         if ttl_ms < 1:
@@ -51,7 +51,7 @@ class CachedAnswers:
         now_ms = self.now_ms()
         entry = Entry(now_ms, now_ms + ttl_ms, duration_ms, body)
         try:
-            await self._cache.put(name, encode_entry(digest, entry), ttl_ms)
+            await self._cache.put(key.name, encode_entry(key.digest, entry), ttl_ms)
         except CacheUnavailable as error:
             self._went_down(error)
             return False

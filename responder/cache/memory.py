@@ -3,6 +3,8 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
 
 
 class MemoryCache:
@@ -35,7 +37,12 @@ class MemoryCache:
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._values.clear()
         self._bytes = 0
 

@@ -1,7 +1,8 @@
 """What the service asks of a cache. The behaviour is specified in tests/contract/test_cache.py."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 
 class CacheUnavailable(Exception):
@@ -25,5 +26,10 @@ class Cache(Protocol):
             CacheUnavailable: within the operation timeout; the value may or may not be there.
         """
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        """Begin. Raises nothing when the cache cannot be reached: it goes on trying."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let go of connections."""

@@ -1,68 +1,48 @@
-"""The cache in Redis; the only file here that knows redis-py."""
+"""The cache in Redis."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
-from responder.cache.port import CacheUnavailable
-
-
-class InvalidCacheUrl(ValueError):
-    """REDIS_URL has an option that redis-py does not know; the message names it and shows no value."""
+from responder.cache.link import RedisLink
 
 
 class RedisCache:
     """Values in Redis, read with one MGET for many.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
-        timeout_s: how long one operation may take, connecting included. There are no retries: redis-py's defaults
-            keep a request waiting for a minute on a server that does not answer.
+        url, timeout_s: see `RedisLink`. There are no retries: redis-py's defaults keep a request waiting for a minute
+            on a server that does not answer.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._client: redis.Redis = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=256,
-        )
-        try:
-            make_connection: Callable[[], object] = self._client.connection_pool.make_connection
-            make_connection()  # connects nothing, but refuses options that nobody knows
-        except (TypeError, ValueError) as error:
-            msg = f"REDIS_URL: {error}"
-            raise InvalidCacheUrl(msg) from error
+        self._link = RedisLink(url, timeout_s=timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<RedisCache {self._link!r}>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis answers; while False everything is CacheUnavailable at once."""
+        return self._link.is_up
+
+    async def __aenter__(self) -> Self:
+        await self._link.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._link.__aexit__(kind, error, trace)
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         if not names:
             return []
-        with _translated():
-            values = await self._client.mget(names)
+        values = await self._link.ask("MGET", *names)
         return [value if isinstance(value, bytes) else None for value in values]
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
         if ttl_ms <= 0:
             msg = f"ttl_ms must be positive, not {ttl_ms}"
             raise ValueError(msg)
-        with _translated():
-            await self._client.set(name, value, px=ttl_ms)
-
-    async def close(self) -> None:
-        with contextlib.suppress(RedisError, OSError):
-            await self._client.aclose()
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """The wall: whatever redis-py raises becomes CacheUnavailable."""
-    try:
-        yield
-    except Exception as error:
-        msg = f"{type(error).__name__}: {error}"
-        raise CacheUnavailable(msg) from error
+        await self._link.ask("SET", name, value, "PX", ttl_ms)

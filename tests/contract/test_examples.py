@@ -49,7 +49,7 @@ async def test_the_responder_reads_every_request(path: Path) -> None:
     intake = Intake(max_body_bytes=2**20, tenant_from_user_id=False, count=lambda kind: pytest.fail(kind))
     one = delivery(path, lambda name: name in HEADERS)
     reply_to = one.properties.reply_to
-    request = intake.request(one, model, 0.0)
+    request = intake.request(one, model, 0.0, 0)
     assert model.read(request.body).model_dump() == {"pair": "ETH/EUR", "horizon_minutes": 5, "returns": [0.1, 0.2]}
     assert request.tenant == (b"desk-1" if path.stem == "everything" else b"")
     assert request.has_deadline is (path.stem == "everything")
@@ -96,9 +96,9 @@ async def test_the_responder_writes_every_reply_byte_for_byte(path: Path) -> Non
     message = compose(
         asked, outcome, status, model=await served(price), duration_ms=int(example["headers"]["duration-ms"])
     )
-    (header, *_) = encode_content(1, message.properties, message.body, 131_072, None, message.fields)
+    content = encode_content(1, message.properties, message.body, 131_072, None, message.fields)
     names = {name.encode() for name in example["headers"]}
-    written = locate(header[7:-1], names).headers
+    written = locate(content[7:], names).headers
     assert {name.decode(): (value or b"").decode() for name, value in written.items()} == example["headers"]
     assert message.properties.type == example["properties"]["type"].encode()
     assert message.properties.correlation_id == example["properties"]["correlation_id"].encode()

@@ -10,7 +10,7 @@ import pytest
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
 from producer import DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionClient, PredictionError
-from responder.cache.redis import InvalidCacheUrl
+from responder.cache.link import InvalidCacheUrl
 from tests.fakes import GatedModel
 from tests.models import oracle
 from tests.real import ForeignClient, embedded, settings, until

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.keys import Keyring, Memo, canonical_digest, fingerprint
+from responder.keys import Key, Keyring, Memo, fingerprint
 
 parts = st.text(max_size=4)
 
@@ -13,7 +13,7 @@ parts = st.text(max_size=4)
 def key(namespace: str, model: str, version: str, mark: bytes, tenant: bytes, canonical: bytes) -> bytes:
     """A key of six parts."""
     ring = Keyring(namespace=namespace, model=model, version=version, fingerprint=mark)
-    return ring.digest(tenant, canonical_digest(canonical))
+    return ring.key(tenant, canonical).digest
 
 
 six = st.tuples(parts, parts, parts, st.binary(max_size=4), st.binary(max_size=4), st.binary(max_size=4))
@@ -34,7 +34,8 @@ def test_golden_keys_do_not_change() -> None:
 def test_the_name_of_a_value_has_a_hash_tag_and_nothing_of_the_client() -> None:
     """All keys of one answer share a cluster slot."""
     ring = Keyring(namespace="staging.", model="price", version="1", fingerprint=b"")
-    assert ring.value_name(bytes(16)) == "staging.pr:{00000000000000000000000000000000}:v"
+    key = ring.key(b"some tenant", b"some input")
+    assert key.name == f"staging.pr:{{{key.digest.hex()}}}:v"
 
 
 def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) -> None:
@@ -50,13 +51,22 @@ def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) 
 
 def test_a_memo_is_bounded_in_bytes_and_forgets_what_was_used_least_recently() -> None:
     """A flood of new bodies cannot grow it."""
-    memo = Memo(max_bytes=80)
+    memo, kept = Memo(max_bytes=80), Key(b"d", "n")
     for number in range(8):
-        memo.put(b"%010d" % number, b"d")
-    assert memo.get(b"%010d" % 0) == b"d"
-    memo.put(b"%010d" % 8, b"d")
+        memo.put(b"", b"%010d" % number, kept)
+    assert memo.get(b"", b"%010d" % 0) == kept
+    memo.put(b"", b"%010d" % 8, kept)
     assert len(memo) == 8
-    assert memo.get(b"%010d" % 1) is None
-    assert memo.get(b"%010d" % 0) == b"d"
-    memo.put(b"x" * 11, b"d")
-    assert memo.get(b"x" * 11) is None
+    assert memo.get(b"", b"%010d" % 1) is None
+    assert memo.get(b"", b"%010d" % 0) == kept
+    memo.put(b"", b"x" * 11, kept)
+    assert memo.get(b"", b"x" * 11) is None
+
+
+def test_a_memo_never_gives_a_tenant_the_key_of_another() -> None:
+    """The same body, and another name; nor do a tenant and a body that only look the same when joined."""
+    memo = Memo()
+    memo.put(b"ann", b"body", Key(b"a", "a"))
+    assert memo.get(b"bob", b"body") is None
+    assert memo.get(b"", b"body") is None
+    assert memo.get(b"an", b"nbody") is None

@@ -26,8 +26,8 @@ def test_any_order_of_settlements_is_written_correctly(data: st.DataObject, coun
     settled: set[int] = set()
     for tag in data.draw(st.permutations(range(1, count + 1))):
         if data.draw(st.booleans()):
-            window.ack(tag)
-            window.ack(tag)
+            window.ack([tag])
+            window.ack([tag])
         else:
             assert window.settle(tag)
             assert not window.settle(tag)
@@ -50,13 +50,13 @@ def test_a_run_is_one_frame_and_a_slow_request_holds_nobody_back() -> None:
     window = AckWindow()
     window.delivered = 10
     for tag in range(1, 5):
-        window.ack(tag)
+        window.ack([tag])
     assert window.take() == [(4, True)]
     for tag in (6, 7, 8):
-        window.ack(tag)
+        window.ack([tag])
     assert window.take() == [(6, False), (7, False), (8, False)]
-    window.ack(5)
+    window.ack([5])
     assert window.take() == [(5, False)]
-    window.ack(9)
-    window.ack(10)
+    window.ack([9])
+    window.ack([10])
     assert window.take() == [(10, True)]
