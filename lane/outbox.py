@@ -21,6 +21,11 @@ MAX_ATTEMPTS = 5
 SWEEP_EVERY_S = 1.0
 MODERATION = Moderation(events_per_ms=2, at_most_ms=5)  # nobody waits for a confirm but an acknowledgement
 ROUTES_KEPT = 4096
+NACK_DELAY_S = 0.2  # doubled with each attempt
+# On RabbitMQ 3.10 a channel that publishes to a quorum queue between two leaders is refused everything for ever, and a
+# fresh one is not. But a queue that is full refuses as well, so a channel is given up only now and then.
+NACK_PATIENCE_S = 1.0
+RENEW_EVERY_S = 10.0
 
 
 class Outbox:
@@ -31,6 +36,7 @@ class Outbox:
         exchange: where to publish; the empty name is the default exchange.
         patience_s: how long a broker that takes messages may leave one unconfirmed before it is ABANDONED. While the
             connection is down or the broker has blocked us, messages wait as long as their `give_up_at` allows.
+        nack_retries: how often a message that the broker refuses is sent again, if it may be, before it is REFUSED.
         max_body_bytes: a larger message is REFUSED before it reaches the broker, which would close the channel.
         on_fate: called with messages and the fate that they share.
     """
@@ -44,10 +50,12 @@ class Outbox:
         exchange: str = "",
         heartbeat_s: int = 10,
         patience_s: float = 10.0,
+        nack_retries: int = 0,
         max_body_bytes: int = 16 * 2**20,
     ) -> None:
         self._exchange = exchange.encode()
         self._patience_s = patience_s
+        self._nack_retries = nack_retries
         self._max_body_bytes = max_body_bytes
         self._on_fate = on_fate
         self._link = Link(
@@ -62,6 +70,9 @@ class Outbox:
         self._channel: Channel | None = None
         self._waiting: deque[Message] = deque()
         self._unconfirmed: dict[int, Message] = {}
+        self._resting: set[Message] = set()  # refused, and sent again in a while
+        self._refused_since: float | None = None
+        self._renewed_at = -math.inf
         self._returned: set[int] = set()
         self._number = 0
         self._settled_to = 0
@@ -84,7 +95,7 @@ class Outbox:
     @property
     def unconfirmed(self) -> int:
         """Messages whose fate is not known yet."""
-        return len(self._waiting) + len(self._unconfirmed)
+        return len(self._waiting) + len(self._unconfirmed) + len(self._resting)
 
     @property
     def last_error(self) -> str | None:
@@ -172,6 +183,7 @@ class Outbox:
         self._channel = channel
         self._number = 0
         self._settled_to = 0
+        self._refused_since = None
         self._routes = {}
         self._prefix = f"{secrets.token_hex(6)}-".encode()
         asyncio.get_running_loop().call_soon(self._schedule)
@@ -204,8 +216,37 @@ class Outbox:
                 settled_to += 1
             self._settled_to = settled_to
         self._report(confirmed, Fate.CONFIRMED)
-        self._report(refused, Fate.REFUSED)
         self._report(returned, Fate.RETURNED)
+        if confirmed:
+            self._refused_since = None
+        if refused:
+            self._refuse(refused)
+
+    def _refuse(self, messages: list[Message]) -> None:
+        """The broker would not have them. Some are sent again; a channel that is refused everything is given up."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        final: list[Message] = []
+        for message in messages:
+            if message.retry and message.attempts < self._nack_retries:
+                delay_s = NACK_DELAY_S * 2**message.attempts
+                message.attempts += 1
+                self._resting.add(message)
+                loop.call_later(delay_s, self._again, message)
+            else:
+                final.append(message)
+        self._report(final, Fate.REFUSED)
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since > NACK_PATIENCE_S and now - self._renewed_at > RENEW_EVERY_S:
+            self._renewed_at = now
+            self._link.end(ConnectionError("the broker refuses everything on this channel"))
+
+    def _again(self, message: Message) -> None:
+        if message in self._resting:  # and was not given up meanwhile
+            self._resting.remove(message)
+            self._waiting.append(message)
+            self._schedule()
 
     def _note_return(self, header: bytes) -> None:
         identifier = locate(header, ()).message_id or b""
@@ -248,6 +289,8 @@ class Outbox:
         late = [message for message in self._waiting if message.give_up_at <= now]
         if late:
             self._waiting = deque(message for message in self._waiting if message.give_up_at > now)
+        late += [message for message in self._resting if message.give_up_at <= now]
+        self._resting = {message for message in self._resting if message.give_up_at > now}
         numbers = [
             number
             for number, message in self._unconfirmed.items()
@@ -257,7 +300,7 @@ class Outbox:
         self._report(late, Fate.ABANDONED)
 
     def _report(self, messages: list[Message], fate: Fate) -> None:
-        if not self._waiting and not self._unconfirmed:
+        if not self._waiting and not self._unconfirmed and not self._resting:
             self._empty.set()
         if messages:
             self._on_fate(messages, fate)

@@ -22,6 +22,8 @@ from responder.wire import HEADERS, Intake, ReplyPolicy
 
 log = logger(__name__)
 
+REPLY_NACK_RETRIES = 4
+
 
 class Responder:
     """A responder in one's own asyncio program: `async with Responder([price], Settings()): ...`.
@@ -144,6 +146,7 @@ class Responder:
                 exchange=settings.reply_exchange,
                 heartbeat_s=settings.heartbeat_s,
                 on_fate=pipeline.settle_fates,
+                nack_retries=REPLY_NACK_RETRIES,
             )
         )
         await enter(self._inbox)

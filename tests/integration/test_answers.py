@@ -185,7 +185,7 @@ async def test_an_unknown_model_is_a_typed_error(servers: Servers, namespace: st
 async def test_redis_empty_stopped_and_stopped_in_the_middle_costs_no_answer(
     servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
-    """0 errors and right answers; a stopped Redis adds nothing, and answers are cached again within 2 s of its return."""
+    """0 errors and right answers; a stopped Redis adds nothing, and 2 s after its return answers are cached again."""
     with own_redis(tmp_path) as redis:
         chosen = settings(servers, namespace, REDIS_URL=redis.url, redis_timeout_s=0.2)
         async with (

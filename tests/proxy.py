@@ -1,0 +1,101 @@
+"""A TCP proxy that can cut, hold and hurt what runs through it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+# Of a connection (0 for the first that was made) and a direction: how many bytes pass before both ends are cut.
+Limit = Callable[[int, str], int | None]
+UP, DOWN = "up", "down"
+
+
+class Proxy:
+    """Between one client and one server, on the loopback."""
+
+    def __init__(self, port: int, limit: Limit = lambda _number, _way: None) -> None:
+        self._target = port
+        self._limit = limit
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._sockets: set[asyncio.StreamWriter] = set()
+        self._open = {UP: asyncio.Event(), DOWN: asyncio.Event()}
+        self.port = 0
+        self.connections = 0
+        self.cuts = 0
+        self.passed: dict[tuple[int, str], int] = {}
+        for gate in self._open.values():
+            gate.set()
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, url_or_port: str | int, limit: Limit = lambda _n, _w: None) -> AsyncIterator["Proxy"]:
+        """A proxy to a port, or to the port of a URL like `amqp://guest:guest@127.0.0.1:5672/`."""
+        port = url_or_port if isinstance(url_or_port, int) else int(url_or_port.rpartition(":")[2].partition("/")[0])
+        one = cls(port, limit)
+        one._server = await asyncio.start_server(one._serve, "127.0.0.1", 0)
+        one.port = one._server.sockets[0].getsockname()[1]
+        try:
+            yield one
+        finally:
+            one._server.close()
+            one.cut()
+            for pipe in list(one._pipes):
+                pipe.cancel()
+            await asyncio.gather(*one._pipes, return_exceptions=True)
+
+    def url(self, url: str) -> str:
+        """The server's URL, through here."""
+        head, _, tail = url.rpartition(":")
+        return f"{head.rpartition('@')[0]}@127.0.0.1:{self.port}/{tail.partition('/')[2]}"
+
+    def hold(self, way: str) -> None:
+        """Let nothing pass in a direction; the sockets stay open."""
+        self._open[way].clear()
+
+    def release(self, way: str) -> None:
+        """Let everything pass that was held."""
+        self._open[way].set()
+
+    def cut(self) -> None:
+        """Cut every connection."""
+        for one in list(self._sockets):
+            one.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number, self.connections = self.connections, self.connections + 1
+        try:
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = {writer, other_writer}
+        self._sockets |= ends
+        pipes = {
+            asyncio.ensure_future(self._pipe(number, UP, reader, other_writer)),
+            asyncio.ensure_future(self._pipe(number, DOWN, other_reader, writer)),
+        }
+        self._pipes |= pipes
+        try:
+            await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pipe in pipes:
+                pipe.cancel()
+            for end in ends:
+                end.transport.abort()
+            self._sockets -= ends
+            self._pipes -= pipes
+
+    async def _pipe(self, number: int, way: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        limit, passed = self._limit(number, way), 0
+        with contextlib.suppress(OSError):
+            while data := await source.read(65_536):
+                await self._open[way].wait()
+                part = data if limit is None else data[: limit - passed]
+                passed += len(part)
+                self.passed[number, way] = passed
+                sink.write(part)
+                await sink.drain()
+                if passed == limit:
+                    self.cuts += 1
+                    return
