@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 
-.PHONY: help setup demo test test-binaries check fmt lock
+.PHONY: help setup demo bench soak test test-binaries fuzz check fmt lock
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
@@ -14,11 +14,20 @@ setup: .venv/.ready  ## a virtual environment with the locked dependencies
 demo: setup  ## everything up, the seed's experiment for real: one table and one picture
 	@$(SERVERS) $(PY) -m benchmarks.demo $(DEMO)
 
+bench: setup  ## the figures of the README, beside a C floor and two peers: a table, bench.json, and bounds
+	@$(SERVERS) $(PY) -m benchmarks.bench $(BENCH)
+
+soak: setup  ## a million answers, and the memory that they leave behind (SOAK="--answers 100000" for less)
+	@$(SERVERS) $(PY) -m benchmarks.soak $(SOAK)
+
 test: setup check  ## everything up, every test that this machine can run
 	@$(PY) -m pytest --servers $(PYTEST)
 
 test-binaries: setup  ## the tests that need servers, on installed binaries whatever else is there
 	@$(PY) -m pytest -m servers --servers=binaries $(PYTEST)
+
+fuzz: setup  ## damage and cut AMQP streams for 10 minutes (FUZZ="--minutes 1" for less)
+	@$(PY) -m tests.fuzz $(FUZZ)
 
 check: setup  ## style, types, import rules
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .

@@ -132,15 +132,31 @@ class Splitter:
 
 
 def consumer_and_tag(arguments: bytes) -> tuple[bytes, int, bool]:
-    """Of `basic.deliver`: consumer tag, delivery tag, redelivered (class 60, method 60)."""
-    end = 1 + arguments[0]
-    tag, redelivered = _TAG_AND_BITS.unpack_from(arguments, end)
+    """Of `basic.deliver`: consumer tag, delivery tag, redelivered (class 60, method 60).
+
+    Raises:
+        FrameError: it is cut short.
+    """
+    try:
+        end = 1 + arguments[0]
+        tag, redelivered = _TAG_AND_BITS.unpack_from(arguments, end)
+    except (IndexError, struct.error) as error:
+        msg = "a delivery is cut short"
+        raise FrameError(msg) from error
     return arguments[1:end], tag, redelivered & 1 == 1
 
 
 def tag_and_multiple(arguments: bytes) -> tuple[int, bool]:
-    """Of `basic.ack` and `basic.nack`: delivery tag, multiple."""
-    tag, multiple = _TAG_AND_BITS.unpack_from(arguments)
+    """Of `basic.ack` and `basic.nack`: delivery tag, multiple.
+
+    Raises:
+        FrameError: it is cut short.
+    """
+    try:
+        tag, multiple = _TAG_AND_BITS.unpack_from(arguments)
+    except struct.error as error:
+        msg = "a confirm is cut short"
+        raise FrameError(msg) from error
     return tag, multiple & 1 == 1
 
 

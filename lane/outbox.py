@@ -121,9 +121,13 @@ class Outbox:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish messages; each one's fate comes later, to `on_fate`."""
+        is_quiet = self._empty.is_set()
         self._waiting.extend(messages)
         self._empty.clear()
-        self._schedule()
+        if is_quiet:  # nothing else is on its way, so there is nothing to wait for that could share the write
+            self._flush()
+        else:
+            self._schedule()
 
     async def drained(self) -> None:
         """Wait until the fate of every message so far is known."""
@@ -215,12 +219,12 @@ class Outbox:
             while settled_to < self._number and settled_to + 1 not in unconfirmed:
                 settled_to += 1
             self._settled_to = settled_to
-        self._report(confirmed, Fate.CONFIRMED)
-        self._report(returned, Fate.RETURNED)
         if confirmed:
             self._refused_since = None
-        if refused:
+        if refused:  # first: those that are sent again must be counted before anything is called empty
             self._refuse(refused)
+        self._report(confirmed, Fate.CONFIRMED)
+        self._report(returned, Fate.RETURNED)
 
     def _refuse(self, messages: list[Message]) -> None:
         """The broker would not have them. Some are sent again; a channel that is refused everything is given up."""

@@ -80,11 +80,13 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            events, passed = self._splitter.feed(data)
+            self._take(data)
         except FrameError as error:
             log.error("%s; dropping the connection", error)
             self.abort()
-            return
+
+    def _take(self, data: bytes) -> None:
+        events, passed = self._splitter.feed(data)
         now = self._loop.time()
         if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
             # aiormq takes the time of its last frame for the time of the broker's last sign of life.

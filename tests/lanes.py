@@ -89,6 +89,7 @@ class Witness:
         self.channel = channel
         self.reply_queue = reply_queue
         self.replies: dict[str, list[bytes]] = {}
+        self.sent: dict[str, bytes] = {}
 
     @classmethod
     @asynccontextmanager

@@ -1,0 +1,145 @@
+"""Programs under measurement: started, waited for, weighed and ended."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SETTLE_S = 0.1
+
+
+class Program:
+    """A process and its children."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    @classmethod
+    @contextmanager
+    def running(cls, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Iterator["Program"]:
+        """One that runs, and is gone at the end."""
+        process = subprocess.Popen([str(word) for word in command], env=os.environ | (environment or {}))
+        try:
+            yield cls(process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def cpu_s(self) -> float:
+        """The processor time that it and its children have used."""
+        ticks = 0
+        for pid in self._tree():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / TICKS_PER_S
+
+    def resident_mb(self) -> float:
+        """The memory that it and its children hold, in 10^6 bytes."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._tree())
+        return pages * PAGE_BYTES / 1e6
+
+    def _tree(self) -> list[int]:
+        found, new = [], [self._process.pid]
+        while new:
+            found += new
+            new = [
+                int(child)
+                for parent in new
+                for task in Path(f"/proc/{parent}/task").iterdir()
+                for child in (task / "children").read_text().split()
+            ]
+        return found
+
+
+def load(queue: str, *, total: int, **options: Any) -> dict[str, float]:
+    """Run `benchmarks.rpc_load`.
+
+    Raises:
+        SystemExit: a reply was wrong or missing.
+    """
+    words = [sys.executable, "-m", "benchmarks.rpc_load", queue, "--total", str(total)]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"the load on {queue} failed: {done.stdout}{done.stderr[-2000:]}")
+    time.sleep(SETTLE_S)  # the last acknowledgements belong to this run
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def weighed(program: Program, queue: str, *, total: int, **options: Any) -> dict[str, float]:
+    """Run the load, and weigh the processor time that a program spends on it, in microseconds per reply."""
+    before = program.cpu_s()
+    result = load(queue, total=total, **options)
+    return result | {"cpu_us": round((program.cpu_s() - before) / total * 1e6, 1)}
+
+
+def await_queue(queue: str, program: Program) -> None:
+    """Wait until somebody answers a queue."""
+    for _ in range(100):
+        if not program.is_alive:
+            break
+        words = [sys.executable, "-m", "benchmarks.rpc_load", queue, "--total", "1"]
+        try:
+            if subprocess.run(words, capture_output=True, timeout=3, check=False).returncode == 0:
+                return
+        except subprocess.TimeoutExpired:
+            continue
+    raise SystemExit(f"nobody answers {queue}")
+
+
+def build_floor(folder: Path) -> Path:
+    """Compile the floor; on Debian, as root, what it needs is installed first.
+
+    Raises:
+        SystemExit: there is no C compiler or no librabbitmq.
+    """
+    program = folder / "floor"
+    command = ["gcc", "-O2", "-o", str(program), str(HERE / "floor.c"), "-lrabbitmq"]
+    for is_last in (False, True):
+        if shutil.which("gcc") and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return program
+        if is_last or os.geteuid() != 0 or not shutil.which("apt-get"):
+            break
+        print("bench: installing gcc and librabbitmq-dev from Debian's packages", file=sys.stderr)
+        quiet: dict[str, Any] = {"capture_output": True, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
+        subprocess.run(["apt-get", "-q", "update"], check=False, **quiet)
+        subprocess.run(["apt-get", "-qy", "install", "gcc", "libc6-dev", "librabbitmq-dev"], check=False, **quiet)
+    raise SystemExit("the floor needs a C compiler and librabbitmq: install gcc and librabbitmq-dev")
+
+
+@contextmanager
+def peers_environment() -> Iterator[Path]:
+    """The interpreter of a throw-away environment with the peers' locked dependencies."""
+    with tempfile.TemporaryDirectory(prefix="responder-peers-") as folder:
+        uv, environment = Path(sys.executable).with_name("uv"), dict(os.environ)
+        if Path("/etc/ssl/certs/ca-certificates.crt").exists():
+            environment["UV_SYSTEM_CERTS"] = "true"
+        python = Path(folder) / "bin" / "python"
+        locked = HERE.parent / "requirements" / "peers.txt"
+        for words in (
+            ["venv", "--quiet", "--python", sys.executable, folder],
+            ["pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(locked)],
+        ):
+            subprocess.run([str(uv), *words], check=True, env=environment)
+        yield python

@@ -1,0 +1,43 @@
+"""A million answers, and the memory that they leave behind: `make soak`.
+
+Nine of ten requests have keys that were asked before, one of ten is new to the responder. The exit status is 1 when a
+reply is wrong or missing, or when memory after the last tenth is more than a tenth above memory after the first one.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from rich.console import Console
+
+from benchmarks.bench import Bench
+from benchmarks.running import HERE, load
+
+PARTS, GROWTH = 10, 1.10
+console = Console(stderr=True)
+
+
+def main() -> None:
+    """Run, print a line for each tenth, and judge."""
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--answers", type=int, default=1_000_000, help="how many (1000000)")
+    answers = parser.parse_args().answers
+    bench = Bench(os.environ["AMQP_URL"], os.environ["REDIS_URL"], HERE, total=0, turns=0)
+    sizes: list[float] = []
+    with bench.responder(f"soak{os.getpid()}.", price_model_seconds=0) as (program, queue, _):
+        console.print(f"before: {program.resident_mb():.1f} MB", highlight=False)
+        for part in range(1, PARTS + 1):
+            began = time.perf_counter()
+            load(queue, total=answers // PARTS * 9 // 10, keys=5000)
+            load(queue, total=answers // PARTS // 10, fresh=True)
+            sizes.append(program.resident_mb())
+            rate = answers / PARTS / (time.perf_counter() - began)
+            console.print(f"{part * answers // PARTS:>10,} answers: {sizes[-1]:.1f} MB, {rate:,.0f}/s", highlight=False)
+    ratio = sizes[-1] / sizes[0]
+    console.print(f"memory after the last tenth / after the first: {ratio:.3f} (at most {GROWTH:g})", highlight=False)
+    sys.exit(0 if ratio <= GROWTH else 1)
+
+
+if __name__ == "__main__":
+    main()
