@@ -18,7 +18,7 @@ _BASIC_REJECT = b"\x00\x3c\x00\x5a"
 # entry in the broker's log. They do not wait when much of the prefetch would wait with them.
 ACK_DELAY_S = 0.005
 ACK_SHARE_OF_PREFETCH = 4
-MODERATION = Moderation(events_per_ms=8, at_most_ms=2)
+MODERATION = Moderation(events_per_ms=12, at_most_ms=4)
 
 
 class Inbox:
