@@ -19,7 +19,7 @@ import uuid
 import numpy as np
 import uvloop
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec, header_field
+from lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Template, header_field
 
 PATIENCE_S = 20.0
 BODY = b'{"pair":"%b/EUR","horizon_minutes":5,"returns":[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8]}'
@@ -59,10 +59,11 @@ class Load:
             self._fields += header_field(b"deadline", b"%d" % ((time.time_ns() // 10**6) + 300_000)) + TRACE
         if cache_control:
             self._fields += header_field(b"cache-control", cache_control.encode())
-        self._reply_to = f"bench.{uuid.uuid4().hex}".encode()
+        reply_to = f"bench.{uuid.uuid4().hex}"
+        self._template = Template(content_type=b"application/json", reply_to=reply_to.encode())
         self._inbox = Inbox(
             url,
-            [QueueSpec(self._reply_to.decode(), durable=False, exclusive=True)],
+            [QueueSpec(reply_to, durable=False, exclusive=True)],
             name="load",
             prefetch=1000,
             no_ack=True,
@@ -83,11 +84,10 @@ class Load:
         messages = []
         for number in range(self._sent, min(self._sent + count, self._total)):
             self._sent_at[number] = now
-            properties = Properties(
-                content_type=b"application/json", correlation_id=b"%d" % number, reply_to=self._reply_to
+            body, identifier = self._bodies[self._keys[number]], b"%d" % number
+            messages.append(
+                Message(self._queue, body, self._template, identifier, fields=self._fields, mandatory=False)
             )
-            body = self._bodies[self._keys[number]]
-            messages.append(Message(self._queue, body, properties, self._fields, mandatory=False))
         self._sent += len(messages)
         self._outbox.send(messages)
 

@@ -8,6 +8,7 @@ from lane.frames import header_field
 from lane.inbox import Inbox
 from lane.outbox import Outbox
 from lane.port import Binding, Delivery, Fate, Message, Properties, QueueSpec, Settlement
+from lane.template import Template
 
 __all__ = [
     "Binding",
@@ -19,5 +20,6 @@ __all__ = [
     "Properties",
     "QueueSpec",
     "Settlement",
+    "Template",
     "header_field",
 ]

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Collection, Mapping
 
 from lane.port import NO_HEADERS, Properties
+from lane.template import Template, short
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
@@ -33,7 +34,8 @@ _SIZE_AND_FLAGS = struct.Struct(">QH")
 _TAG_AND_BITS = struct.Struct(">QB")
 _U16, _U32, _U64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 _SETTLE = struct.Struct(">BHIHHQBB")
-_CONTENT_HEAD = struct.Struct(">HHQH")
+_CONTENT_HEAD_SIZE = 14
+_KIND_AND_SIZE = struct.Struct(">BxxI")
 _CONTENT_FRAME_HEAD = struct.Struct(">BHIHHQH")
 
 
@@ -100,6 +102,22 @@ class Splitter:
                         events.append((name, data[begin + 4 : end], b"", b""))
                 elif name in WITH_CONTENT:
                     method, self._arguments = name, data[begin + 4 : end]
+                    # Nearly always the content is here already, in one body frame: then all of it is taken in one step.
+                    if size - end > _CONTENT_FRAME_HEAD.size:
+                        kind, _, length, _, _, content, _ = _CONTENT_FRAME_HEAD.unpack_from(data, end + 1)
+                        head, middle = end + 8, end + 8 + length
+                        stop = middle + 8 + content
+                        if (
+                            kind == HEADER
+                            and length > 13
+                            and 0 < content <= self._max_body_bytes
+                            and stop < size
+                            and data[middle] == data[stop] == FRAME_END
+                            and _KIND_AND_SIZE.unpack_from(data, middle + 1) == (BODY, content)
+                        ):
+                            events.append((name, self._arguments, data[head:middle], data[middle + 8 : stop]))
+                            method, position = b"", stop + 1
+                            continue
                 else:
                     events.append((name, data[begin + 4 : end], b"", b""))
             elif not method or kind not in _CONTENT_KINDS:
@@ -251,63 +269,49 @@ def encode_publish(channel: int, exchange: bytes, routing_key: bytes, *, mandato
     Raises:
         ValueError: a name has more than 255 octets.
     """
-    payload = b"\x00\x3c\x00\x28\x00\x00%s%s%c" % (_short(exchange), _short(routing_key), mandatory)
+    payload = b"\x00\x3c\x00\x28\x00\x00%s%s%c" % (short(exchange), short(routing_key), mandatory)
     return _frame(METHOD, channel, payload)
 
 
-def encode_content(  # noqa: C901 - one property a line
+def encode_content(
     channel: int,
-    properties: Properties,
+    template: Template,
     body: bytes,
     frame_max: int,
+    *,
+    correlation_id: bytes | None = None,
+    expiration: bytes | None = None,
     message_id: bytes | None = None,
     fields: bytes = b"",
 ) -> bytes:
     """The header frame of a message and as many body frames as `frame_max` asks for.
 
     Args:
-        message_id: takes the place of the properties' own.
-        fields: more headers, already encoded by `header_field`.
+        template: the properties that it shares with others.
+        correlation_id, expiration, message_id: its own.
+        fields: its headers, each encoded by `header_field`.
 
     Raises:
         ValueError: a short string has more than 255 octets, or the properties do not fit into one frame.
     """
-    flags = 0
-    parts = []
-    if properties.content_type is not None:
-        flags |= 0x8000
-        parts.append(_short(properties.content_type))
-    if properties.content_encoding is not None:
-        flags |= 0x4000
-        parts.append(_short(properties.content_encoding))
-    if properties.headers:
-        given = properties.headers.items()
-        fields += b"".join([header_field(name, value) for name, value in given if value is not None])
+    flags = template.flags
+    parts = [template.head]
     if fields:
         flags |= 0x2000
         parts += (_U32.pack(len(fields)), fields)
-    if properties.correlation_id is not None:
+    if correlation_id is not None:
         flags |= 0x0400
-        parts.append(_short(properties.correlation_id))
-    if properties.reply_to is not None:
-        flags |= 0x0200
-        parts.append(_short(properties.reply_to))
-    if properties.expiration is not None:
+        parts.append(short(correlation_id))
+    parts.append(template.reply_to)
+    if expiration is not None:
         flags |= 0x0100
-        parts.append(_short(properties.expiration))
-    if message_id is None:
-        message_id = properties.message_id
+        parts.append(short(expiration))
     if message_id is not None:
         flags |= 0x0080
-        parts.append(_short(message_id))
-    if properties.type is not None:
-        flags |= 0x0020
-        parts.append(_short(properties.type))
-    if properties.user_id is not None:
-        flags |= 0x0010
-        parts.append(_short(properties.user_id))
+        parts.append(short(message_id))
+    parts.append(template.tail)
     values, size, most = b"".join(parts), len(body), frame_max - OVERHEAD
-    head_size = _CONTENT_HEAD.size + len(values)
+    head_size = _CONTENT_HEAD_SIZE + len(values)
     if head_size > most:
         msg = f"the properties take {head_size} octets, a frame {most}"
         raise ValueError(msg)
@@ -321,16 +325,6 @@ def encode_content(  # noqa: C901 - one property a line
 def header_field(name: bytes, value: bytes) -> bytes:
     """One field of a table: a name, and a value written as a long string."""
     return b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
-
-
-_OCTETS = tuple(bytes((number,)) for number in range(256))
-
-
-def _short(text: bytes) -> bytes:
-    if len(text) > 255:
-        msg = f"a short string has at most 255 octets, not {len(text)}"
-        raise ValueError(msg)
-    return _OCTETS[len(text)] + text
 
 
 def _frame(kind: int, channel: int, payload: bytes) -> bytes:

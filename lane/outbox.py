@@ -177,7 +177,14 @@ class Outbox:
         # A return carries the message and not its number, so the number travels as the message's id.
         identifier = b"%s%d" % (self._prefix, self._number + 1) if message.mandatory else None
         content = encode_content(
-            channel.number, message.properties, message.body, channel.frame_max, identifier, message.fields
+            channel.number,
+            message.template,
+            message.body,
+            channel.frame_max,
+            correlation_id=message.correlation_id,
+            expiration=message.expiration,
+            message_id=identifier,
+            fields=message.fields,
         )
         self._number += 1
         return head, content

@@ -11,6 +11,8 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any
 
+from lane.template import BLANK, Template
+
 NO_HEADERS: Mapping[bytes, bytes | None] = MappingProxyType({})
 
 
@@ -69,9 +71,10 @@ class Message:
     Args:
         routing_key: on the exchange that the outbox was given.
         body: the content.
-        properties: what to send; `headers` are written as strings, those with the value None left out. The outbox
-            writes a `message_id` of its own, fresh for every publish, where it has to recognise a return.
-        fields: more headers, encoded by `lane.header_field` and joined; those that are always the same need it once.
+        template: the properties that it shares with others.
+        correlation_id, expiration: its own. The outbox writes a `message_id`, fresh for every publish, where it has to
+            recognise a return.
+        fields: headers, encoded by `lane.header_field` and joined; those that are always the same need it once.
         mandatory: ask for the message back when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
         give_up_at: when sending it makes no sense any more, on the event loop's clock; then it is ABANDONED.
@@ -81,7 +84,9 @@ class Message:
 
     routing_key: bytes
     body: bytes
-    properties: Properties
+    template: Template = BLANK
+    correlation_id: bytes | None = None
+    expiration: bytes | None = None
     fields: bytes = b""
     mandatory: bool = True
     retry: bool = True

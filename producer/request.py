@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from lane import Message, Properties, header_field
+from lane import Message, Template, header_field
 from producer.errors import InvalidArgument, PayloadTooLarge, UnknownModel
 
 MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 takes no more
@@ -24,7 +24,7 @@ class RequestWriter:
 
     def __init__(self, *, namespace: str, reply_to: str) -> None:
         self._queue_prefix = f"{namespace}predictions."
-        self._reply_to = reply_to.encode()
+        self._template = Template(content_type=b"application/json", reply_to=reply_to.encode(), type=b"call")
         self._routing_keys: dict[str, bytes] = {}
 
     def message(
@@ -60,15 +60,17 @@ class RequestWriter:
             fields += header_field(b"cache-control", cache_control.encode())
         if tenant is not None:
             fields += header_field(b"tenant", tenant.encode())
-        properties = Properties(
-            content_type=b"application/json",
-            correlation_id=identifier,
-            reply_to=self._reply_to,
-            expiration=b"%d" % left_ms,
-            type=b"call",
-        )
         routing_key = self._routing_keys.get(model) or self._routing_key(model)
-        return Message(routing_key, body, properties, fields, give_up_at=give_up_at, token=(identifier, model))
+        return Message(
+            routing_key,
+            body,
+            self._template,
+            correlation_id=identifier,
+            expiration=b"%d" % left_ms,
+            fields=fields,
+            give_up_at=give_up_at,
+            token=(identifier, model),
+        )
 
     def _routing_key(self, model: str) -> bytes:
         key = f"{self._queue_prefix}{model}".encode()

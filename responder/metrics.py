@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from lane import Fate
 from responder.messages import Outcome
-from schemas import CacheStatus, Code
+from schemas import Code
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -46,10 +46,10 @@ class Metrics:
             "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
         )
 
-    def count_replies(self, replies: Iterable[tuple[str, Code | None, CacheStatus]]) -> None:
-        """Count a batch of replies: model, error code and status of each."""
-        for (model, code, status), count in Tally(replies).items():
-            self._replies.labels(model, code.name if code else "ok", status.kind).inc(count)
+    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
+        """Count a batch of replies: model, error code and kind of cache status of each."""
+        for (model, code, kind), count in Tally(replies).items():
+            self._replies.labels(model, code.name if code else "ok", kind).inc(count)
 
     def count_model_call(self, model: str, outcome: Outcome) -> None:
         """Count one model call."""

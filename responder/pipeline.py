@@ -119,11 +119,11 @@ class Pipeline:
         return requests
 
     def _refusal(self, delivery: Delivery, model: ServedModel, outcome: Outcome) -> Message:
-        self._metrics.count_replies([(model.name, outcome.code, NO_STATUS)])
+        self._metrics.count_replies([(model.name, outcome.code, NO_STATUS.kind)])
         return compose(delivery, outcome, NO_STATUS, model)
 
     def _deliver(self, replies: list[Reply]) -> None:
-        self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status) for one in replies])
+        self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
         now = asyncio.get_running_loop().time()
         self._send([message_of(reply, now) for reply in replies])
 

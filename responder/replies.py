@@ -4,13 +4,14 @@ import math
 import re
 from functools import lru_cache
 
-from lane import Delivery, Message, Properties, header_field
+from lane import Delivery, Message, Template, header_field
 from responder.messages import Outcome, Reply
 from responder.model import ServedModel
 from responder.wire import DIRECT_PREFIXES, JSON
 from schemas import CacheStatus
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
+_RESULT, _ERROR = Template(content_type=JSON, type=b"result"), Template(content_type=JSON, type=b"error")
 _LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
 
 
@@ -38,7 +39,11 @@ def compose(
     given = delivery.properties
     reply_to = given.reply_to or b""
     is_direct = reply_to.startswith(DIRECT_PREFIXES)
-    fields = _model_fields(model.name, model.version) + _status_fields(status, outcome.age_s) + _duration(duration_ms)
+    fields = (
+        _model_fields(model.name, model.version)
+        + _status_fields(status.encoded, outcome.age_s)
+        + _duration(duration_ms)
+    )
     if outcome.retry_after_ms is not None:
         fields += header_field(b"retry-after-ms", b"%d" % outcome.retry_after_ms)
     if given.headers:
@@ -48,12 +53,9 @@ def compose(
     return Message(
         reply_to,
         outcome.body,
-        Properties(
-            content_type=JSON,
-            type=b"result" if outcome.code is None else b"error",
-            correlation_id=given.correlation_id if given.correlation_id is not None else given.message_id,
-            expiration=None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
-        ),
+        _RESULT if outcome.code is None else _ERROR,
+        given.correlation_id if given.correlation_id is not None else given.message_id,
+        None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
         fields,
         # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
         # whose connection failed could take the next connection down too.
@@ -70,8 +72,8 @@ def _model_fields(name: str, version: str) -> bytes:
 
 
 @lru_cache(maxsize=8192)
-def _status_fields(status: CacheStatus, age_s: int | None) -> bytes:
-    fields = header_field(b"cache-status", status.encoded)
+def _status_fields(status: bytes, age_s: int | None) -> bytes:
+    fields = header_field(b"cache-status", status)
     return fields if age_s is None else fields + header_field(b"age", b"%d" % age_s)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import aio_pika
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec, Settlement
+from lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement
 
 
 class Echo:
@@ -65,7 +65,7 @@ class Echo:
                     Message(
                         one.properties.reply_to or b"",
                         one.body or b"",
-                        Properties(correlation_id=one.properties.correlation_id),
+                        correlation_id=one.properties.correlation_id,
                         token=one,
                     )
                     for one in batch

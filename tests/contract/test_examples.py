@@ -96,12 +96,14 @@ async def test_the_responder_writes_every_reply_byte_for_byte(path: Path) -> Non
     message = compose(
         asked, outcome, status, model=await served(price), duration_ms=int(example["headers"]["duration-ms"])
     )
-    content = encode_content(1, message.properties, message.body, 131_072, None, message.fields)
+    content = encode_content(
+        1, message.template, message.body, 131_072, correlation_id=message.correlation_id, fields=message.fields
+    )
     names = {name.encode() for name in example["headers"]}
-    written = locate(content[7:], names).headers
-    assert {name.decode(): (value or b"").decode() for name, value in written.items()} == example["headers"]
-    assert message.properties.type == example["properties"]["type"].encode()
-    assert message.properties.correlation_id == example["properties"]["correlation_id"].encode()
+    written = locate(content[7:], names)
+    assert {name.decode(): (value or b"").decode() for name, value in written.headers.items()} == example["headers"]
+    assert written.type == example["properties"]["type"].encode()
+    assert written.correlation_id == example["properties"]["correlation_id"].encode()
 
 
 def test_there_is_an_example_of_every_code() -> None:

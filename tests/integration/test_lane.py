@@ -66,7 +66,7 @@ async def test_an_oversized_message_is_skipped_on_arrival_and_refused_on_departu
     async with outbox, inbox:
         await inbox.consuming()
         bodies = (b"a", b"b" * 500, b"c" * 501, b"d" * 1001, b"e")
-        outbox.send([Message(namespace.encode(), body, Properties()) for body in bodies])
+        outbox.send([Message(namespace.encode(), body) for body in bodies])
         seen: list[bytes | None] = []
         async for batch in inbox:
             seen += [one.body for one in batch]
@@ -80,7 +80,7 @@ async def test_an_oversized_message_is_skipped_on_arrival_and_refused_on_departu
 
 
 async def test_a_return_is_matched_to_its_own_message(servers: Servers, namespace: str) -> None:
-    """Among others that have the same properties."""
+    """Among others that have the same correlation id."""
     fates: dict[int, Fate] = {}
     outbox = Outbox(
         servers.amqp_url,
@@ -90,9 +90,9 @@ async def test_a_return_is_matched_to_its_own_message(servers: Servers, namespac
     async with Witness.connected(servers.amqp_url) as witness, outbox:
         await witness.declare(namespace)
         await outbox.up()
-        same = Properties(message_id=b"the same", correlation_id=b"the same")
+        same = b"the same"
         keys = [b"nowhere" if number % 3 == 0 else namespace.encode() for number in range(300)]
-        outbox.send([Message(key, b"x", same, token=number) for number, key in enumerate(keys)])
+        outbox.send([Message(key, b"x", correlation_id=same, token=number) for number, key in enumerate(keys)])
         await outbox.drained()
     assert {number for number, fate in fates.items() if fate is Fate.RETURNED} == set(range(0, 300, 3))
     assert len(fates) == 300
@@ -145,7 +145,7 @@ async def test_a_full_queue_gets_its_message_when_there_is_room(servers: Servers
     hasty = Outbox(
         servers.amqp_url, name="not", on_fate=lambda messages, fate: fates["not"].extend([fate] * len(messages))
     )
-    message = (namespace.encode(), b"x", Properties())
+    message = (namespace.encode(), b"x")
     async with Witness.connected(servers.amqp_url) as witness, patient, hasty:
         await witness.declare(namespace, {"x-queue-type": "classic", **arguments})
         await hasty.up()
@@ -176,11 +176,11 @@ async def test_a_channel_that_is_refused_everything_is_given_up(servers: Servers
         began = time.monotonic()
         while epoch_of(outbox) == 1:
             assert time.monotonic() - began < 5
-            outbox.send([Message(namespace.encode(), b"x", Properties())])
+            outbox.send([Message(namespace.encode(), b"x")])
             await outbox.drained()
         assert 1.0 <= time.monotonic() - began < 3.0
         for _ in range(20):  # not again and again
-            outbox.send([Message(namespace.encode(), b"x", Properties())])
+            outbox.send([Message(namespace.encode(), b"x")])
             await outbox.drained()
         assert epoch_of(outbox) == 2
     assert set(refused) == {Fate.REFUSED}
@@ -200,7 +200,7 @@ async def test_a_socket_that_takes_no_more_holds_messages_back(servers: Servers,
             await outbox.up()
             proxy.hold(UP)
             for _ in range(200):
-                outbox.send([Message(namespace.encode(), b"x" * 100_000, Properties())])
+                outbox.send([Message(namespace.encode(), b"x" * 100_000)])
                 await asyncio.sleep(0)
             waiting = int(re.findall(r"waiting=(\d+)", repr(outbox))[0])
             assert waiting > 50
@@ -282,9 +282,7 @@ async def test_tls_carries_the_same_batches(tls_broker: str, namespace: str) -> 
         async with asyncio.timeout(10):
             await inbox.consuming()
             await outbox.up()
-        messages = [
-            Message(namespace.encode(), body, Properties(correlation_id=name.encode())) for name, body in sent.items()
-        ]
+        messages = [Message(namespace.encode(), body, correlation_id=name.encode()) for name, body in sent.items()]
         outbox.send(messages)
         seen: dict[str, bytes | None] = {}
         async for batch in inbox:
