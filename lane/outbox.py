@@ -19,7 +19,8 @@ log = logging.getLogger("lane")
 
 MAX_ATTEMPTS = 5
 SWEEP_EVERY_S = 1.0
-MODERATION = Moderation(events_per_ms=2, at_most_ms=5)  # nobody waits for a confirm but an acknowledgement
+# Nobody waits for a confirm but an acknowledgement, which waits for others anyway.
+MODERATION = Moderation(events_per_ms=2, at_least_ms=2, at_most_ms=5)
 ROUTES_KEPT = 4096
 NACK_DELAY_S = 0.2  # doubled with each attempt
 # On RabbitMQ 3.10 a channel that publishes to a quorum queue between two leaders is refused everything for ever, and a

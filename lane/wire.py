@@ -17,11 +17,14 @@ WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED,
 
 @dataclass(frozen=True, slots=True)
 class Moderation:
-    """How long to pause after a read: a millisecond for so many events, up to a limit. uvloop's timers count in
-    milliseconds."""
+    """How long to pause after a read: a millisecond for so many events, within limits.
+
+    uvloop's timers count in milliseconds.
+    """
 
     events_per_ms: int
     at_most_ms: int
+    at_least_ms: int = 0
 
 
 class Owner(Protocol):
@@ -98,10 +101,14 @@ class Wire(asyncio.StreamReaderProtocol):
             if passed:  # what is watched is passed on as well
                 events = self._watch(events)
             self._link.received(self, events)
-            pause_ms = min(len(events) // self._moderation.events_per_ms, self._moderation.at_most_ms)
-            if pause_ms and self._socket is not None:
-                self._socket.pause_reading()
-                self._loop.call_later(pause_ms / 1000, self._read_on)
+            self._pause(len(events))
+
+    def _pause(self, events: int) -> None:
+        rule = self._moderation
+        pause_ms = max(rule.at_least_ms, min(events // rule.events_per_ms, rule.at_most_ms))
+        if pause_ms and self._socket is not None:
+            self._socket.pause_reading()
+            self._loop.call_later(pause_ms / 1000, self._read_on)
 
     def _read_on(self) -> None:
         if self._socket is not None and not self._socket.is_closing():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 _KEY_FORMAT = b"1"
 DIGEST_BYTES = 16
 _TENANTS_KEPT = 1024
+_ENTRY_BYTES = 480  # measured: the objects of an entry without the text of its body and tenant
 
 
 def fingerprint(paths: Iterable[Path]) -> bytes:
@@ -80,7 +81,7 @@ class Memo:
     A body is remembered together with its tenant, because the key is the tenant's own.
 
     Args:
-        max_bytes: of bodies and tenants; the one used least recently goes first.
+        max_bytes: of memory, about: bodies, tenants and what each entry costs. The one used least recently goes first.
     """
 
     def __init__(self, max_bytes: int = 8 * 2**20) -> None:
@@ -101,11 +102,11 @@ class Memo:
 
     def put(self, tenant: bytes, body: bytes, key: Key) -> None:
         """Keep a key. A body that would take more than an eighth of the room is not kept."""
-        size = len(tenant) + len(body)
+        size = _ENTRY_BYTES + len(tenant) + len(body)
         if size > self._max_bytes // 8 or (tenant, body) in self._keys:
             return
         self._keys[tenant, body] = key
         self._bytes += size
         while self._bytes > self._max_bytes:
             (gone_tenant, gone_body), _ = self._keys.popitem(last=False)
-            self._bytes -= len(gone_tenant) + len(gone_body)
+            self._bytes -= _ENTRY_BYTES + len(gone_tenant) + len(gone_body)

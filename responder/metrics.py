@@ -1,6 +1,5 @@
 """Prometheus counters of the service, counted per batch with labels that are looked up once."""
 
-from collections import Counter as Tally
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -42,14 +41,24 @@ class Metrics:
             ("fate",),
             registry=self.registry,
         )
+        self._counters: dict[tuple[str, Code | None, str], Counter] = {}
+        self._fate_counters = {fate: self._fates.labels(fate.name.lower()) for fate in Fate}
         self._odd = Counter(
             "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
         )
 
     def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
         """Count a batch of replies: model, error code and kind of cache status of each."""
-        for (model, code, kind), count in Tally(replies).items():
-            self._replies.labels(model, code.name if code else "ok", kind).inc(count)
+        tally: dict[tuple[str, Code | None, str], int] = {}
+        for one in replies:
+            tally[one] = tally.get(one, 0) + 1
+        for labels, count in tally.items():
+            counter = self._counters.get(labels)
+            if counter is None:
+                model, code, kind = labels
+                counter = self._replies.labels(model, code.name if code else "ok", kind)
+                self._counters[labels] = counter
+            counter.inc(count)
 
     def count_model_call(self, model: str, outcome: Outcome) -> None:
         """Count one model call."""
@@ -58,7 +67,7 @@ class Metrics:
 
     def count_fates(self, fate: Fate, count: int) -> None:
         """Count what became of a batch of replies."""
-        self._fates.labels(fate.name.lower()).inc(count)
+        self._fate_counters[fate].inc(count)
 
     def count_odd(self, kind: str) -> None:
         """Count one oddity; `kind` is one of a few words of ours."""

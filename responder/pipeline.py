@@ -123,9 +123,10 @@ class Pipeline:
         return compose(delivery, outcome, NO_STATUS, model)
 
     def _deliver(self, replies: list[Reply]) -> None:
-        self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
         now = asyncio.get_running_loop().time()
         self._send([message_of(reply, now) for reply in replies])
+        # Last, because somebody waits for what was sent.
+        self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
 
     def _send(self, messages: Sequence[Message]) -> None:
         """Messages to the outbox; a request that named nobody to reply to is done."""

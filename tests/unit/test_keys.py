@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from responder.keys import Key, Keyring, Memo, fingerprint
 
 parts = st.text(max_size=4)
+ENTRY = 480  # what the memo charges for an entry, besides its text
 
 
 def key(namespace: str, model: str, version: str, mark: bytes, tenant: bytes, canonical: bytes) -> bytes:
@@ -51,7 +52,7 @@ def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) 
 
 def test_a_memo_is_bounded_in_bytes_and_forgets_what_was_used_least_recently() -> None:
     """A flood of new bodies cannot grow it."""
-    memo, kept = Memo(max_bytes=80), Key(b"d", "n")
+    memo, kept = Memo(max_bytes=8 * (10 + ENTRY)), Key(b"d", "n")
     for number in range(8):
         memo.put(b"", b"%010d" % number, kept)
     assert memo.get(b"", b"%010d" % 0) == kept
