@@ -25,7 +25,7 @@ import aio_pika
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.running import HERE, Program, await_queue, build_floor, load, peers_environment, weighed
+from benchmarks.running import HERE, Load, Program, compiled, peers_environment
 from deploy.processes import free_port
 from responder.cache.link import RedisLink
 
@@ -50,9 +50,10 @@ BOUNDS = {
 class Bench:
     """One run of the whole table."""
 
-    def __init__(self, amqp_url: str, redis_url: str, floor: Path, *, total: int, turns: int) -> None:
+    def __init__(self, amqp_url: str, redis_url: str, folder: Path, *, total: int, turns: int) -> None:
         self._amqp, self._redis = amqp_url, redis_url
-        self._floor_program = floor
+        self._floor_program = compiled("floor", folder)
+        self.load = Load(compiled("load", folder), amqp_url)
         self._total, self._turns = total, turns
         self.rows: dict[str, Row] = {}
         self.ratios: dict[str, float] = {}
@@ -83,14 +84,14 @@ class Bench:
                 time.sleep(0.01)
             ready_s = time.perf_counter() - began
             queue = f"{namespace}predictions.price"
-            load(queue, total=1)
+            self.load(queue, total=1)
             yield program, queue, ready_s
 
     @contextmanager
     def floor(self, queue: str, queue_type: str) -> Iterator[Program]:
         """The C program on a queue of its own."""
         with Program.running([self._floor_program, self._amqp, queue, queue_type]) as program:
-            await_queue(queue, program)
+            self.load.await_answer(queue, program)
             yield program
 
     def cached(self, queue_type: str) -> None:
@@ -100,20 +101,24 @@ class Bench:
             self.responder(namespace, responder_queue_type=queue_type) as (one, queue, ready_s),
             self.floor(floor_queue, queue_type) as floor,
         ):
-            load(queue, total=max(4000, KEYS * 4), keys=KEYS)
-            load(floor_queue, total=4000, keys=KEYS)
+            self.load(queue, total=max(4000, KEYS * 4), keys=KEYS)
+            self.load(floor_queue, total=4000, keys=KEYS)
             at_first_mb, hits = one.resident_mb(), self.redis_hits()
             many = {"total": self._total, "keys": KEYS}
-            row, base = self.in_turns(lambda: weighed(one, queue, **many), lambda: weighed(floor, floor_queue, **many))
+            row, base = self.in_turns(
+                lambda: self.load.weighed(one, queue, **many), lambda: self.load.weighed(floor, floor_queue, **many)
+            )
             self.rows[f"cached, {queue_type}"], self.rows[f"floor, {queue_type}"] = row, base
             self.ratio("hits", queue_type, (self.redis_hits() - hits) / (self._turns * self._total))
             self.ratio("cpu", queue_type, row["cpu_us"] / base["cpu_us"])
             self.ratio("rate", queue_type, row["per_second"] / base["per_second"])
-            row = median([weighed(one, queue, headers=True, **many) for _ in range(self._turns)])
+            row = median([self.load.weighed(one, queue, headers=True, **many) for _ in range(self._turns)])
             self.rows[f"cached, with headers, {queue_type}"] = row
             self.ratio("cpu_headers", queue_type, row["cpu_us"] / base["cpu_us"])
             few = {"total": 2000, "keys": KEYS, "window": 1}
-            row, alone = self.in_turns(lambda: weighed(one, queue, **few), lambda: weighed(floor, floor_queue, **few))
+            row, alone = self.in_turns(
+                lambda: self.load.weighed(one, queue, **few), lambda: self.load.weighed(floor, floor_queue, **few)
+            )
             self.rows[f"one at a time, {queue_type}"], self.rows[f"floor, one at a time, {queue_type}"] = row, alone
             self.ratio("p50_alone", queue_type, row["p50_ms"] / alone["p50_ms"])
             row["resident_mb"], row["ready_s"] = round(one.resident_mb(), 1), round(ready_s, 2)
@@ -122,11 +127,11 @@ class Bench:
     def misses(self) -> None:
         """Keys that nobody has asked for, and a model that returns at once; then without cache and coalescing."""
         with self.responder(f"bench{os.getpid()}miss.", price_model_seconds=0) as (one, queue, _):
-            load(queue, total=2000, fresh=True)
+            self.load(queue, total=2000, fresh=True)
             many = {"total": self._total // 2, "fresh": True}
             row, without = self.in_turns(
-                lambda: weighed(one, queue, **many),
-                lambda: weighed(one, queue, cache_control="no-store", **many),
+                lambda: self.load.weighed(one, queue, **many),
+                lambda: self.load.weighed(one, queue, cache_control="no-store", **many),
             )
         self.rows["miss, all distinct"], self.rows["no-store, all distinct"] = row, without
         self.ratio("cpu_miss", "quorum", row["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
@@ -136,7 +141,7 @@ class Bench:
         """The client library."""
         command = [sys.executable, "-m", "benchmarks.client_load", str(self._total)]
         with self.responder("") as (_, queue, _ready):
-            load(queue, total=4000, keys=KEYS)
+            self.load(queue, total=4000, keys=KEYS)
             rows = [
                 json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(self._turns)
             ]
@@ -150,9 +155,11 @@ class Bench:
                 queue = f"bench.{peer}.{os.getpid()}"
                 script = HERE / "peers" / f"{peer}.py"
                 with Program.running([python, script, self._amqp, self._redis, queue, "quorum"]) as program:
-                    await_queue(queue, program)
-                    load(queue, total=4000, keys=KEYS)
-                    rows = [weighed(program, queue, total=self._total // 5, keys=KEYS) for _ in range(self._turns)]
+                    self.load.await_answer(queue, program)
+                    self.load(queue, total=4000, keys=KEYS)
+                    rows = [
+                        self.load.weighed(program, queue, total=self._total // 5, keys=KEYS) for _ in range(self._turns)
+                    ]
                 self.rows[f"peer: {peer.replace('_', ' + ', 1) if 'fast' in peer else 'aio-pika + redis'}"] = median(
                     rows
                 )
@@ -255,7 +262,7 @@ def main() -> None:
     about = machine(amqp_url, redis_url)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="responder-bench-")))
-        bench = Bench(amqp_url, redis_url, build_floor(folder), total=given.total, turns=given.turns)
+        bench = Bench(amqp_url, redis_url, folder, total=given.total, turns=given.turns)
         steps: dict[str, Callable[[], None]] = {
             "cached answers, quorum queue": lambda: bench.cached("quorum"),
             "cached answers, classic queue": lambda: bench.cached("classic"),

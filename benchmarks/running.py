@@ -1,5 +1,6 @@
 """Programs under measurement: started, waited for, weighed and ended."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,52 +72,70 @@ class Program:
         return found
 
 
-def load(queue: str, *, total: int, **options: Any) -> dict[str, float]:
-    """Run `benchmarks.rpc_load`.
+class Load:
+    """The load generator: load.c, so that it costs little beside what it measures.
 
-    Raises:
-        SystemExit: a reply was wrong or missing.
+    Args:
+        program: compiled.
+        url: the broker.
     """
-    words = [sys.executable, "-m", "benchmarks.rpc_load", queue, "--total", str(total)]
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"the load on {queue} failed: {done.stdout}{done.stderr[-2000:]}")
-    time.sleep(SETTLE_S)  # the last acknowledgements belong to this run
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
 
+    def __init__(self, program: Path, url: str) -> None:
+        self._program, self._url = program, url
 
-def weighed(program: Program, queue: str, *, total: int, **options: Any) -> dict[str, float]:
-    """Run the load, and weigh the processor time that a program spends on it, in microseconds per reply."""
-    before = program.cpu_s()
-    result = load(queue, total=total, **options)
-    return result | {"cpu_us": round((program.cpu_s() - before) / total * 1e6, 1)}
+    def __call__(
+        self,
+        queue: str,
+        *,
+        total: int,
+        window: int = 200,
+        keys: int = 500,
+        fresh: bool = False,
+        headers: bool = False,
+        cache_control: str = "-",
+        timeout_s: float | None = None,
+    ) -> dict[str, float]:
+        """Keep `window` requests in flight until `total` replies have come; `fresh` ones have keys of their own, each.
 
+        Raises:
+            SystemExit: a reply was wrong or missing.
+            TimeoutExpired: it took longer than `timeout_s`.
+        """
+        salt = uuid.uuid4().hex[:8] if fresh else "C"
+        numbers = [str(number) for number in (total, window, 0 if fresh else keys)]
+        command = [str(self._program), self._url, queue, *numbers, salt, str(int(headers)), cache_control]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"the load on {queue} failed with status {done.returncode}: {done.stdout}{done.stderr}")
+        time.sleep(SETTLE_S)  # the last acknowledgements belong to this run
+        result: dict[str, float] = json.loads(done.stdout)
+        return result
 
-def await_queue(queue: str, program: Program) -> None:
-    """Wait until somebody answers a queue."""
-    for _ in range(100):
-        if not program.is_alive:
-            break
-        words = [sys.executable, "-m", "benchmarks.rpc_load", queue, "--total", "1"]
-        try:
-            if subprocess.run(words, capture_output=True, timeout=3, check=False).returncode == 0:
+    def weighed(self, program: Program, queue: str, *, total: int, **options: Any) -> dict[str, float]:
+        """Run, and weigh the processor time that a program spends on it, in microseconds per reply."""
+        before = program.cpu_s()
+        result = self(queue, total=total, **options)
+        return result | {"cpu_us": round((program.cpu_s() - before) / total * 1e6, 1)}
+
+    def await_answer(self, queue: str, program: Program) -> None:
+        """Wait until a program answers a queue."""
+        for _ in range(20):
+            if not program.is_alive:
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self(queue, total=1, timeout_s=3.0)
                 return
-        except subprocess.TimeoutExpired:
-            continue
-    raise SystemExit(f"nobody answers {queue}")
+        raise SystemExit(f"nobody answers {queue}")
 
 
-def build_floor(folder: Path) -> Path:
-    """Compile the floor; on Debian, as root, what it needs is installed first.
+def compiled(name: str, folder: Path) -> Path:
+    """One of the C programs here, compiled; on Debian, as root, what it needs is installed first.
 
     Raises:
         SystemExit: there is no C compiler or no librabbitmq.
     """
-    program = folder / "floor"
-    command = ["gcc", "-O2", "-o", str(program), str(HERE / "floor.c"), "-lrabbitmq"]
+    program = folder / name
+    command = ["gcc", "-O2", "-w", "-o", str(program), str(HERE / f"{name}.c"), "-lrabbitmq"]
     for is_last in (False, True):
         if shutil.which("gcc") and subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return program
@@ -125,7 +145,7 @@ def build_floor(folder: Path) -> Path:
         quiet: dict[str, Any] = {"capture_output": True, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
         subprocess.run(["apt-get", "-q", "update"], check=False, **quiet)
         subprocess.run(["apt-get", "-qy", "install", "gcc", "libc6-dev", "librabbitmq-dev"], check=False, **quiet)
-    raise SystemExit("the floor needs a C compiler and librabbitmq: install gcc and librabbitmq-dev")
+    raise SystemExit("a C compiler and librabbitmq are needed: install gcc and librabbitmq-dev")
 
 
 @contextmanager

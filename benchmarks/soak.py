@@ -7,12 +7,14 @@ reply is wrong or missing, or when memory after the last tenth is more than a te
 import argparse
 import os
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.bench import Bench
-from benchmarks.running import HERE, load
 
 PARTS, GROWTH = 10, 1.10
 console = Console(stderr=True)
@@ -23,9 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--answers", type=int, default=1_000_000, help="how many (1000000)")
     answers = parser.parse_args().answers
-    bench = Bench(os.environ["AMQP_URL"], os.environ["REDIS_URL"], HERE, total=0, turns=0)
     sizes: list[float] = []
-    with bench.responder(f"soak{os.getpid()}.", price_model_seconds=0) as (program, queue, _):
+    with tempfile.TemporaryDirectory(prefix="responder-soak-") as folder, ExitStack() as stack:
+        bench = Bench(os.environ["AMQP_URL"], os.environ["REDIS_URL"], Path(folder), total=0, turns=0)
+        load = bench.load
+        responder = bench.responder(f"soak{os.getpid()}.", price_model_seconds=0)
+        program, queue, _ = stack.enter_context(responder)
         console.print(f"before: {program.resident_mb():.1f} MB", highlight=False)
         for part in range(1, PARTS + 1):
             began = time.perf_counter()
