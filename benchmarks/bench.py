@@ -58,10 +58,16 @@ class Bench:
         self.rows: dict[str, Row] = {}
         self.ratios: dict[str, float] = {}
 
-    def in_turns(self, measured: Callable[[], Row], floor: Callable[[], Row]) -> tuple[Row, Row]:
-        """Medians of both, taken one after the other so many times."""
+    def in_turns(self, measured: Callable[[], Row], floor: Callable[[], Row]) -> tuple[Row, Row, Row]:
+        """Medians of both, taken one after the other so many times, and of their ratios.
+
+        A ratio is of two neighbours in time: what the machine was busy with fell on both.
+        """
         pairs = [(measured(), floor()) for _ in range(self._turns)]
-        return median([one for one, _ in pairs]), median([other for _, other in pairs])
+        ratios = [
+            {name: one[name] / other[name] for name in ("cpu_us", "per_second", "p50_ms")} for one, other in pairs
+        ]
+        return median([one for one, _ in pairs]), median([other for _, other in pairs]), median(ratios)
 
     @contextmanager
     def responder(self, namespace: str, **settings: Any) -> Iterator[tuple[Program, str, float]]:
@@ -105,22 +111,22 @@ class Bench:
             self.load(floor_queue, total=4000, keys=KEYS)
             at_first_mb, hits = one.resident_mb(), self.redis_hits()
             many = {"total": self._total, "keys": KEYS}
-            row, base = self.in_turns(
+            row, base, ratios = self.in_turns(
                 lambda: self.load.weighed(one, queue, **many), lambda: self.load.weighed(floor, floor_queue, **many)
             )
             self.rows[f"cached, {queue_type}"], self.rows[f"floor, {queue_type}"] = row, base
             self.ratio("hits", queue_type, (self.redis_hits() - hits) / (self._turns * self._total))
-            self.ratio("cpu", queue_type, row["cpu_us"] / base["cpu_us"])
-            self.ratio("rate", queue_type, row["per_second"] / base["per_second"])
+            self.ratio("cpu", queue_type, ratios["cpu_us"])
+            self.ratio("rate", queue_type, ratios["per_second"])
             row = median([self.load.weighed(one, queue, headers=True, **many) for _ in range(self._turns)])
             self.rows[f"cached, with headers, {queue_type}"] = row
             self.ratio("cpu_headers", queue_type, row["cpu_us"] / base["cpu_us"])
-            few = {"total": 2000, "keys": KEYS, "window": 1}
-            row, alone = self.in_turns(
+            few = {"total": 4000, "keys": KEYS, "window": 1}
+            row, alone, ratios = self.in_turns(
                 lambda: self.load.weighed(one, queue, **few), lambda: self.load.weighed(floor, floor_queue, **few)
             )
             self.rows[f"one at a time, {queue_type}"], self.rows[f"floor, one at a time, {queue_type}"] = row, alone
-            self.ratio("p50_alone", queue_type, row["p50_ms"] / alone["p50_ms"])
+            self.ratio("p50_alone", queue_type, ratios["p50_ms"])
             row["resident_mb"], row["ready_s"] = round(one.resident_mb(), 1), round(ready_s, 2)
             self.ratio("memory", queue_type, one.resident_mb() / at_first_mb)
 
@@ -129,13 +135,13 @@ class Bench:
         with self.responder(f"bench{os.getpid()}miss.", price_model_seconds=0) as (one, queue, _):
             self.load(queue, total=2000, fresh=True)
             many = {"total": self._total // 2, "fresh": True}
-            row, without = self.in_turns(
+            row, without, ratios = self.in_turns(
                 lambda: self.load.weighed(one, queue, **many),
                 lambda: self.load.weighed(one, queue, cache_control="no-store", **many),
             )
         self.rows["miss, all distinct"], self.rows["no-store, all distinct"] = row, without
         self.ratio("cpu_miss", "quorum", row["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
-        self.ratio("rate_miss", "quorum", row["per_second"] / without["per_second"])
+        self.ratio("rate_miss", "quorum", ratios["per_second"])
 
     def client(self) -> None:
         """The client library."""
@@ -254,7 +260,7 @@ def main() -> None:
     """Measure everything, print it, keep it, and judge it."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--total", type=int, default=20_000, help="requests in each turn (20000)")
-    parser.add_argument("--turns", type=int, default=3, help="turns, of which the median counts (3)")
+    parser.add_argument("--turns", type=int, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)")
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out, and their environment")
     given = parser.parse_args()

@@ -18,7 +18,7 @@ static void consume(amqp_connection_state_t connection, const char *queue, const
                                .value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(type)}};
     amqp_table_t arguments = {.num_entries = 1, .entries = &kind};
     amqp_queue_declare(connection, CHANNEL, amqp_cstring_bytes(queue), 0, 1, 0, 0, arguments);
-    amqp_basic_qos(connection, CHANNEL, 0, 2 * BATCH, 0);
+    amqp_basic_qos(connection, CHANNEL, 0, BATCH, 0);
     amqp_basic_consume(connection, CHANNEL, amqp_cstring_bytes(queue), amqp_empty_bytes, 0, 0, 0, amqp_empty_table);
 }
 

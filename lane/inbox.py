@@ -18,7 +18,7 @@ _BASIC_REJECT = b"\x00\x3c\x00\x5a"
 # entry in the broker's log. They do not wait when much of the prefetch would wait with them.
 ACK_DELAY_S = 0.005
 ACK_SHARE_OF_PREFETCH = 4
-MODERATION = Moderation(events_per_ms=12, at_most_ms=4)
+MODERATION = Moderation(events_per_ms=12, at_most_ms=2)
 
 
 class Inbox:
@@ -69,7 +69,7 @@ class Inbox:
         self._channel: Channel | None = None
         self._queue_of: dict[bytes, str] = {}
         self._arrived: list[Delivery] = []
-        self._wake = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # who waits for the next batch
         self._stopping = False
         self._window = AckWindow()
         self._singles: list[bytes] = []
@@ -105,19 +105,24 @@ class Inbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        self._wake.set()
+        self._wake()
         self._flush()
         await self._link.__aexit__(kind, error, trace)
 
     async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            if not self._arrived and not self._stopping:
+                self._reader = asyncio.get_running_loop().create_future()
+                await self._reader
             if self._arrived:
                 batch, self._arrived = self._arrived, []
                 yield batch
             if self._stopping and not self._arrived:
                 return
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def restart(self, why: str) -> None:
         """Give everything unsettled back to the broker and begin a new epoch: the last resort after a fault of ours."""
@@ -133,7 +138,7 @@ class Inbox:
                     await channel.amqp.basic_cancel(consumer.decode(), timeout=2.0)
         unread, self._arrived = self._arrived, []
         self.settle(unread, Settlement.REQUEUE)
-        self._wake.set()
+        self._wake()
 
     def settle(self, deliveries: Iterable[Delivery], settlement: Settlement) -> None:
         """Tell the broker what became of deliveries. Those of an ended epoch are forgotten: it has them back."""
@@ -193,7 +198,7 @@ class Inbox:
             consumer, tag, redelivered = consumer_and_tag(arguments)
             arrived.append(Delivery(queue_of[consumer], body, locate(header, headers), redelivered, tag, epoch))
         self._window.delivered += len(events)
-        self._wake.set()
+        self._wake()
 
     def writable(self) -> None:
         """From the link: settlements are never held back."""

@@ -122,12 +122,12 @@ class Outbox:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish messages; each one's fate comes later, to `on_fate`."""
-        is_quiet = self._empty.is_set()
+        is_quiet = not self._waiting and not self._unconfirmed
         self._waiting.extend(messages)
         self._empty.clear()
         if is_quiet:  # nothing else is on its way, so there is nothing to wait for that could share the write
             self._flush()
-        else:
+        elif not self._flush_scheduled:
             self._schedule()
 
     async def drained(self) -> None:

@@ -17,7 +17,7 @@ from responder.model import ServedModel, failure
 from responder.reading import Refused
 from responder.replies import compose, message_of
 from responder.service import Service
-from responder.wire import Intake, ReplyPolicy, is_reply
+from responder.wire import REPLY_TYPES, Intake, ReplyPolicy
 from schemas import NO_STATUS, Code
 
 log = logger(__name__)
@@ -97,7 +97,7 @@ class Pipeline:
         for delivery in batch:
             model = self._models[delivery.queue]
             reply_to = delivery.properties.reply_to
-            if is_reply(delivery):
+            if delivery.properties.type in REPLY_TYPES:  # answering an answer would be the beginning of a loop
                 self._metrics.count_odd("not_a_request")
                 done.append(delivery)
             elif reply_to and not self._policy.accepts(reply_to):
@@ -114,8 +114,10 @@ class Pipeline:
                     log.error("intake_failed", model=model.name, exc_info=error)
                     outcome = failure(Code.INTERNAL, "the responder failed on this request")
                     refusals.append(self._refusal(delivery, model, outcome))
-        self._send(refusals)
-        self._inbox.settle(done, Settlement.ACK)
+        if refusals:
+            self._send(refusals)
+        if done:
+            self._inbox.settle(done, Settlement.ACK)
         return requests
 
     def _refusal(self, delivery: Delivery, model: ServedModel, outcome: Outcome) -> Message:

@@ -19,6 +19,7 @@ from responder.settings import Settings
 log = logger(__name__)
 
 OK, FAILED = 0, 1
+GARBAGE_FROM_OBJECTS = 20_000
 
 
 def run(predictors: list[Predictor], settings: Settings) -> int:
@@ -50,9 +51,10 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with Responder(predictors, settings) as responder:
-            # What is there now stays: without it in the way, collecting the garbage of requests takes no time.
+            # What is there now stays, and requests leave no cycles: the collector need not look at either all the time.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(GARBAGE_FROM_OBJECTS, 20, 20)
             await _announce(responder, predictors, stop)
             await stop.wait()
             log.info("stopping", grace_s=settings.grace_s)

@@ -18,7 +18,7 @@ _DIRECT = re.compile(
 DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
 JSON = b"application/json"
 _NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
-_REPLY_TYPES = frozenset({b"result", b"error"})
+REPLY_TYPES = frozenset({b"result", b"error"})
 _MAX_TENANT_BYTES = 255
 _ADDRESSES_KEPT = 4096
 _ABSURD_MS = 30 * 86_400_000
@@ -145,8 +145,3 @@ def _check_media_type(given: Properties) -> None:
     if given.content_encoding is not None and given.content_encoding.strip().lower() not in _NO_ENCODING:
         shown = given.content_encoding[:60].decode("ascii", "replace")
         raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_encoding {shown!r}: send the JSON text as it is, in UTF-8")
-
-
-def is_reply(delivery: Delivery) -> bool:
-    """Whether a message is itself an answer; answering one would be the beginning of a loop."""
-    return delivery.properties.type in _REPLY_TYPES
