@@ -360,10 +360,13 @@ async def test_hand_back_returns_what_has_not_started_and_stops_its_timers() -> 
     """While draining: nothing that was handed back is answered as well."""
     house = House()
     ask = asker(await served(house.model.predictor(concurrency=1)))
-    running, waiting = ask("running"), ask("waiting", timeout_s=0.02)
+    running, waiting = ask("running"), ask("waiting")
     await house.service.handle([running, waiting])
     await house.model.begun.wait()
+    timer = waiting.timer
+    assert timer is not None
     assert house.service.hand_back(started=False) == [waiting]
+    assert timer.cancelled()
     house.model.gate.set()
     await house.service.idle()
     assert [reply.request for reply in house.replies.all] == [running]
