@@ -66,10 +66,12 @@ class Channel:
     amqp: AbstractChannel
     wire: Wire
     epoch: int
+    loop: asyncio.AbstractEventLoop = field(init=False)
     number: int = field(init=False)
     frame_max: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()  # asking for it is a system call, too dear for every batch
         self.number = self.amqp.number
         self.frame_max = int(self.amqp.connection.connection_tune.frame_max) or 131_072
 

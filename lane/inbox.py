@@ -110,9 +110,10 @@ class Inbox:
         await self._link.__aexit__(kind, error, trace)
 
     async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
+        loop = asyncio.get_running_loop()
         while True:
             if not self._arrived and not self._stopping:
-                self._reader = asyncio.get_running_loop().create_future()
+                self._reader = loop.create_future()
                 await self._reader
             if self._arrived:
                 batch, self._arrived = self._arrived, []
@@ -151,12 +152,11 @@ class Inbox:
         else:
             refused = filter(self._window.settle, tags)
             self._singles += [_refusal(channel.number, tag, settlement) for tag in refused]
-        loop = asyncio.get_running_loop()
         if self._singles or self._window.waiting * ACK_SHARE_OF_PREFETCH >= self._prefetch:
             self._cancel_flush()
-            self._flush_later = loop.call_soon(self._flush)
+            self._flush_later = channel.loop.call_soon(self._flush)
         elif self._flush_later is None:
-            self._flush_later = loop.call_later(ACK_DELAY_S, self._flush)
+            self._flush_later = channel.loop.call_later(ACK_DELAY_S, self._flush)
 
     def _cancel_flush(self) -> None:
         if self._flush_later is not None:

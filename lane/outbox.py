@@ -127,7 +127,7 @@ class Outbox:
         self._empty.clear()
         if is_quiet:  # nothing else is on its way, so there is nothing to wait for that could share the write
             self._flush()
-        elif not self._flush_scheduled:
+        else:
             self._schedule()
 
     async def drained(self) -> None:
@@ -135,9 +135,9 @@ class Outbox:
         await self._empty.wait()
 
     def _schedule(self) -> None:
-        if not self._flush_scheduled:
+        if not self._flush_scheduled and self._channel is not None:
             self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._channel.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write what waits, unless the socket is full or the broker has blocked us: then it goes on waiting."""
@@ -148,7 +148,7 @@ class Outbox:
         refused: list[Message] = []
         written: list[bytes] = []
         waiting, unconfirmed = self._waiting, self._unconfirmed
-        now = asyncio.get_running_loop().time()
+        now = channel.loop.time()
         while waiting:
             message = waiting.popleft()
             try:

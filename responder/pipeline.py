@@ -52,6 +52,7 @@ class Pipeline:
         self._policy = policy
         self._running: asyncio.Task[None] | None = None
         self._metrics = metrics
+        self._clock = time.monotonic  # the event loop's, once there is one
 
     def __repr__(self) -> str:
         return f"<Pipeline {self._inbox!r} {self._service!r} {self._outbox!r}>"
@@ -60,6 +61,7 @@ class Pipeline:
         """Answer what comes, until the inbox is stopped."""
         self._outbox = outbox
         self._running = asyncio.current_task()
+        self._clock = asyncio.get_running_loop().time
         async for batch in self._inbox:
             try:
                 await self._service.handle(self._requests(batch))
@@ -90,7 +92,7 @@ class Pipeline:
         self._inbox.settle([message.token for message in messages], Settlement.ACK)
 
     def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
-        now, now_ms = asyncio.get_running_loop().time(), time.time_ns() // 1_000_000
+        now, now_ms = self._clock(), time.time_ns() // 1_000_000
         requests: list[Request] = []
         done: list[Delivery] = []
         refusals: list[Message] = []
@@ -125,7 +127,7 @@ class Pipeline:
         return compose(delivery, outcome, NO_STATUS, model)
 
     def _deliver(self, replies: list[Reply]) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self._send([message_of(reply, now) for reply in replies])
         # Last, because somebody waits for what was sent.
         self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])

@@ -57,10 +57,9 @@ class Service:
         """Answer what the cache knows and launch what it does not. Returns before the launched ones are answered."""
         replies: list[Reply] = []
         keyed: list[tuple[Request, Key]] = []
-        now = asyncio.get_running_loop().time()
         for request in batch:
             try:
-                if request.deadline <= now:
+                if request.deadline <= request.received_at:
                     raise Refused(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
                 keyed.append((request, request.model.key_of(request)))
             except Refused as refusal:
