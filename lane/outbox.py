@@ -73,6 +73,7 @@ class Outbox:
         self._unconfirmed: dict[int, Message] = {}
         self._resting: set[Message] = set()  # refused, and sent again in a while
         self._refused_since: float | None = None
+        self._refused_last = -math.inf
         self._renewed_at = -math.inf
         self._returned: set[int] = set()
         self._number = 0
@@ -227,7 +228,7 @@ class Outbox:
             while settled_to < self._number and settled_to + 1 not in unconfirmed:
                 settled_to += 1
             self._settled_to = settled_to
-        if confirmed:
+        if confirmed or returned:
             self._refused_since = None
         if refused:  # first: those that are sent again must be counted before anything is called empty
             self._refuse(refused)
@@ -248,9 +249,11 @@ class Outbox:
             else:
                 final.append(message)
         self._report(final, Fate.REFUSED)
-        if self._refused_since is None:
+        if self._refused_since is None or now - self._refused_last > NACK_PATIENCE_S:
             self._refused_since = now
-        elif now - self._refused_since > NACK_PATIENCE_S and now - self._renewed_at > RENEW_EVERY_S:
+        self._refused_last = now
+        is_hopeless = now - self._refused_since > NACK_PATIENCE_S and now - self._renewed_at > RENEW_EVERY_S
+        if is_hopeless and all(message.retry for message in self._unconfirmed.values()):
             self._renewed_at = now
             self._link.end(ConnectionError("the broker refuses everything on this channel"))
 
@@ -263,7 +266,7 @@ class Outbox:
     def _note_return(self, header: bytes) -> None:
         identifier = locate(header, ()).message_id or b""
         number = identifier.removeprefix(self._prefix)
-        if identifier.startswith(self._prefix) and number.isdigit():
+        if identifier.startswith(self._prefix) and number.isdigit() and int(number) in self._unconfirmed:
             self._returned.add(int(number))
 
     def writable(self) -> None:

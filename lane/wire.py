@@ -60,6 +60,7 @@ class Wire(asyncio.StreamReaderProtocol):
         self._splitter = splitter
         self._link = link
         self._passed_at = 0.0
+        self._has_kept = False
         self._socket: asyncio.Transport | None = None
         self._is_full = False
         self._is_blocked = False
@@ -91,8 +92,10 @@ class Wire(asyncio.StreamReaderProtocol):
     def _take(self, data: bytes) -> None:
         events, passed = self._splitter.feed(data)
         now = self._loop.time()
-        if not passed and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
-            # aiormq takes the time of its last frame for the time of the broker's last sign of life.
+        self._has_kept = self._has_kept or bool(events)
+        if not passed and self._has_kept and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
+            # aiormq takes the time of its last frame for the time of the broker's last sign of life. Not during the
+            # handshake, of which nothing is kept: a heartbeat in the middle of it is an error.
             passed = frames.HEARTBEAT_FRAME
         if passed:
             self._passed_at = now

@@ -138,8 +138,8 @@ class PredictionClient:
         self._waiting[identifier] = future
         late = DeadlineExceeded(f"no answer from {model!r} within {timeout_s:g} s")
         timer = loop.call_at(deadline, self._resolve, identifier, late)
-        self._outbox.send((message,))
         try:
+            self._outbox.send((message,))
             return await future
         finally:
             timer.cancel()
@@ -183,8 +183,9 @@ class PredictionClient:
     async def _read(self) -> None:
         async for batch in self._inbox:
             for delivery in batch:
-                if delivery.properties.correlation_id is not None:
-                    self._resolve(delivery.properties.correlation_id, prediction_of(delivery))
+                identifier = delivery.properties.correlation_id
+                if identifier in self._waiting:  # a late, second or forged reply is not even read
+                    self._resolve(identifier, prediction_of(delivery))
 
     def _resolve(self, identifier: bytes, outcome: Prediction | PredictionError) -> None:
         """Give a call its ending. A late or a second reply finds nobody waiting, and is dropped."""

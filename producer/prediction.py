@@ -1,6 +1,7 @@
 """What a reply says: a result and where it came from, or a typed error."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -42,29 +43,35 @@ def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
     except MalformedReply as error:
         return PredictionError(str(error), code="MALFORMED_REPLY")
     if isinstance(reply, Failure):
-        retry_after_ms = _number(headers.get(b"retry-after-ms"))
+        retry_after_ms = _number(_header(headers, b"retry-after-ms"))
         return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
     return Prediction(
         reply.value,
-        _status(headers.get(b"cache-status")),
-        _number(headers.get(b"age")),
-        _text(headers.get(b"model")),
-        _text(headers.get(b"model-version")),
-        _number(headers.get(b"duration-ms")) or 0,
+        _status(_header(headers, b"cache-status")),
+        _number(_header(headers, b"age")),
+        _text(_header(headers, b"model")),
+        _text(_header(headers, b"model-version")),
+        _number(_header(headers, b"duration-ms")) or 0,
     )
 
 
-# Replies say the same few things again and again. A header longer than any of ours is read as if it were absent.
+def _header(headers: Mapping[bytes, bytes | None], name: bytes) -> bytes:
+    """A header of ours; one that is longer than any of ours is read as if it were absent, and never kept."""
+    value = headers.get(name)
+    return value if value is not None and len(value) <= _MAX_HEADER_BYTES else b""
+
+
+# Replies say the same few things again and again.
 @lru_cache(maxsize=1024)
-def _status(header: bytes | None) -> CacheStatus:
+def _status(header: bytes) -> CacheStatus:
     return parse_cache_status(_text(header))
 
 
 @lru_cache(maxsize=1024)
-def _text(header: bytes | None) -> str:
-    return header.decode("utf-8", "replace") if header is not None and len(header) <= _MAX_HEADER_BYTES else ""
+def _text(header: bytes) -> str:
+    return header.decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=4096)
-def _number(header: bytes | None) -> int | None:
-    return int(header) if header is not None and _NUMBER.fullmatch(header) else None
+def _number(header: bytes) -> int | None:
+    return int(header) if _NUMBER.fullmatch(header) else None

@@ -83,13 +83,14 @@ class RequestWriter:
 
 
 def encode_input(features: BaseModel | Any) -> bytes:
-    """The JSON text of an input: a pydantic model, or anything that pydantic can write as JSON.
+    """The JSON text of an input: a pydantic model (by its field names), or anything that pydantic can write as JSON.
 
     Raises:
         InvalidArgument: it cannot be written, or it holds a number that JSON does not have.
     """
     try:
-        body = to_json(features, inf_nan_mode="constants")
+        plain = features.model_dump(mode="json") if isinstance(features, BaseModel) else features
+        body = to_json(plain, by_alias=False, inf_nan_mode="constants")
         if b"NaN" in body or b"Infinity" in body:  # perhaps only inside a string
             json.dumps(json.loads(body), allow_nan=False)
     except (PydanticSerializationError, ValueError) as error:

@@ -19,7 +19,7 @@ from responder.settings import Settings
 log = logger(__name__)
 
 OK, FAILED = 0, 1
-GARBAGE_FROM_OBJECTS = 20_000
+YOUNG_OBJECTS = 5_000
 
 
 def run(predictors: list[Predictor], settings: Settings) -> int:
@@ -51,10 +51,11 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with Responder(predictors, settings) as responder:
-            # What is there now stays, and requests leave no cycles: the collector need not look at either all the time.
+            # What is there now stays: the collector need not look at it again and again. Requests leave no cycles, but
+            # models may, so the young generation grows a little and the others stay as they were.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(GARBAGE_FROM_OBJECTS, 20, 20)
+            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
             await _announce(responder, predictors, stop)
             await stop.wait()
             log.info("stopping", grace_s=settings.grace_s)

@@ -64,7 +64,11 @@ class RedisLink:
     async def __aenter__(self) -> Self:
         """Try to connect once; whether that worked or not, trying goes on."""
         self._task = asyncio.create_task(self._supervise(), name="redis link")
-        await self._tried.wait()
+        try:
+            await self._tried.wait()
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
         return self
 
     async def __aexit__(
@@ -128,8 +132,8 @@ class RedisLink:
         hello: list[Command] = [("PING",)]
         if target.db:
             hello.insert(0, ("SELECT", target.db))
-        if target.password:
-            hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password))
+        if target.username or target.password:
+            hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password or ""))
         for reply in [connection.ask(command) for command in hello]:
             await reply
 
@@ -145,6 +149,7 @@ class _Pipelined(asyncio.Protocol):
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._queued: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -158,20 +163,22 @@ class _Pipelined(asyncio.Protocol):
         self.end(f"{type(exc).__name__}: {exc}" if exc else "Redis closed the connection")
 
     def ask(self, command: Command) -> "asyncio.Future[Any]":
+        packed = _pack(command)  # first: what cannot be packed must not wait for a reply
         reply: asyncio.Future[Any] = self._loop.create_future()
         is_quiet = not self._asked
         self._asked.append((reply, self._loop.time() + self._timeout_s))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._check)
         if is_quiet:  # there is nothing to wait for that could share the write
-            self._write(_pack(command))
+            self._write(packed)
         else:
             if not self._queued:
                 self._loop.call_soon(self._flush)
-            self._queued.append(_pack(command))
+            self._queued.append(packed)
         return reply
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
         try:
             self._reader.feed(data)
             while (value := self._reader.gets(False)) is not _NO_REPLY_YET:  # noqa: FBT003 - "do not decode"
@@ -180,6 +187,7 @@ class _Pipelined(asyncio.Protocol):
                     continue
                 if isinstance(value, hiredis.HiredisError):  # the answer to one command; the connection is well
                     reply.set_exception(CacheUnavailable(str(value)))
+                    reply.exception()  # seen, even if whoever asked has gone
                 else:
                     reply.set_result(value)
         except (hiredis.ProtocolError, IndexError) as error:
@@ -209,11 +217,14 @@ class _Pipelined(asyncio.Protocol):
             self._transport.write(data)
 
     def _check(self) -> None:
-        """The oldest command that has no reply decides. One timer for all of them, and none while nothing is asked."""
+        """The oldest command that has no reply decides, and a reply that is arriving is not late.
+
+        One timer for all of them, and none while nothing is asked.
+        """
         self._watch = None
         if not self._asked:
             return
-        due = self._asked[0][1]
+        due = max(self._asked[0][1], self._heard_at + self._timeout_s)
         if due > self._loop.time():
             self._watch = self._loop.call_at(due, self._check)
         else:

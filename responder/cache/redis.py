@@ -6,6 +6,8 @@ from typing import Self
 
 from responder.cache.link import RedisLink
 
+NAMES_AT_ONCE = 128  # a longer MGET would keep Redis from its other clients
+
 
 class RedisCache:
     """Values in Redis, read with one MGET for many.
@@ -38,7 +40,12 @@ class RedisCache:
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         if not names:
             return []
-        values = await self._link.ask("MGET", *names)
+        if len(names) <= NAMES_AT_ONCE:
+            values = await self._link.ask("MGET", *names)
+        else:
+            starts = range(0, len(names), NAMES_AT_ONCE)
+            asked = [self._link.ask("MGET", *names[start : start + NAMES_AT_ONCE]) for start in starts]
+            values = [value for part in asked for value in await part]
         return [value if isinstance(value, bytes) else None for value in values]
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:

@@ -1,6 +1,7 @@
 """What every cache promises."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -130,3 +131,33 @@ async def test_what_waits_when_a_link_is_closed_is_told(servers: Servers) -> Non
         waiting = link.ask("BLPOP", "nothing", 10)
     with pytest.raises(CacheUnavailable):
         await waiting
+
+
+@pytest.mark.servers
+async def test_many_names_are_asked_for_in_parts_and_come_back_in_their_order(servers: Servers, namespace: str) -> None:
+    """No MGET is so long that Redis has no time for others."""
+    async with RedisCache(servers.redis_url, timeout_s=2.0) as cache:
+        names = [f"{namespace}{number}" for number in range(1000)]
+        await asyncio.gather(*(cache.put(name, name.encode(), 60_000) for name in names[::2]))
+        found = await cache.get_many(names)
+    assert found == [name.encode() if number % 2 == 0 else None for number, name in enumerate(names)]
+
+
+@pytest.mark.servers
+async def test_a_login_that_fails_is_one_problem_and_no_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong password says so; nothing is left that nobody looks at. With the right one, and a user, it works."""
+    with own_redis(tmp_path) as redis:
+        async with RedisLink(redis.url, timeout_s=1.0) as plain:
+            await plain.ask("ACL", "SETUSER", "ann", "on", ">word", "~*", "+@all")
+            await plain.ask("CONFIG", "SET", "requirepass", "secret")
+        host = redis.url.removeprefix("redis://")
+        for login, fails in (("ann:wrong@", True), ("", True), ("ann:word@", False), (":secret@", False)):
+            async with RedisLink(f"redis://{login}{host.removesuffix('/0')}/3", timeout_s=1.0) as link:
+                assert link.is_up is not fails, login
+                if fails:
+                    with pytest.raises(CacheUnavailable, match=r"WRONGPASS|NOAUTH"):
+                        await link.ask("PING")
+                else:
+                    assert await link.ask("PING") == b"PONG"
+            gc.collect()
+    assert "never retrieved" not in caplog.text

@@ -186,6 +186,21 @@ async def test_a_channel_that_is_refused_everything_is_given_up(servers: Servers
     assert set(refused) == {Fate.REFUSED}
 
 
+async def test_refusals_now_and_then_cost_no_channel(servers: Servers, namespace: str) -> None:
+    """One now and one later are two full queues, and not a channel that is refused everything."""
+    outbox = Outbox(servers.amqp_url, name="now and then", on_fate=lambda _messages, _fate: None)
+    async with Witness.connected(servers.amqp_url) as witness, outbox:
+        full = {"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"}
+        await witness.declare(namespace, full)
+        await witness.ask(namespace, ["fills it"])
+        await outbox.up()
+        for _ in range(3):
+            outbox.send([Message(namespace.encode(), b"x")])
+            await outbox.drained()
+            await asyncio.sleep(1.1)  # longer than the patience with a channel
+        assert epoch_of(outbox) == 1
+
+
 async def test_a_socket_that_takes_no_more_holds_messages_back(servers: Servers, namespace: str) -> None:
     """Back-pressure: what the socket does not take waits in the outbox, and all of it goes when it takes more."""
     fates: list[Fate] = []

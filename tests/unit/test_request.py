@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
-from producer import InvalidArgument
+from lane import Delivery, Properties
+from producer import InvalidArgument, Prediction
+from producer.prediction import prediction_of
 from producer.request import encode_input
 from schemas import MalformedReply, Result, decode_reply
 from tests.fakes import Question
@@ -33,10 +36,22 @@ def test_pydantic_models_are_sent_wherever_they_stand() -> None:
     assert json.loads(encode_input({"all": [question]})) == {"all": [{"text": "a", "weight": 1.0}]}
 
 
+class Named(BaseModel):
+    """A model with names for others, and a number that may be no JSON."""
+
+    pair: str = Field(serialization_alias="other")
+    weight: float = 1.0
+
+
+def test_a_model_is_sent_by_its_field_names() -> None:
+    """The responder reads fields; a name that is meant for somebody else's output would be a wrong question."""
+    assert json.loads(encode_input(Named(pair="a"))) == {"pair": "a", "weight": 1.0}
+
+
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), [float("inf")], {"a": -float("inf")}, object(), "\ud800"],
-    ids=["nan", "inf", "-inf", "an object", "a lone surrogate"],
+    [Named(pair="a", weight=float("nan")), float("nan"), [float("inf")], {"a": -float("inf")}, object(), "\ud800"],
+    ids=["nan in a model", "nan", "inf", "-inf", "an object", "a lone surrogate"],
 )
 def test_what_is_not_json_is_a_typed_error_before_it_is_sent(value: Any) -> None:
     """Nothing is sent as null in silence."""
@@ -68,3 +83,13 @@ def test_what_is_no_reply_is_said_to_be_none(body: bytes) -> None:
     """The short way takes nothing that the long way refuses."""
     with pytest.raises(MalformedReply):
         decode_reply(body)
+
+
+def test_headers_that_are_too_long_are_read_as_absent() -> None:
+    """And are kept nowhere: whoever can write to a reply queue cannot grow the client."""
+    names = (b"age", b"model", b"cache-status", b"duration-ms")
+    headers: dict[bytes, bytes | None] = dict.fromkeys(names, b"9" * 100_000)
+    reply = Delivery("q", b'{"result":1}', Properties(headers=headers), redelivered=False, tag=1, epoch=1)
+    prediction = prediction_of(reply)
+    assert isinstance(prediction, Prediction)
+    assert (prediction.age_s, prediction.model, prediction.duration_ms) == (None, "", 0)

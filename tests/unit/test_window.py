@@ -60,3 +60,16 @@ def test_a_run_is_one_frame_and_a_slow_request_holds_nobody_back() -> None:
     window.ack([9])
     window.ack([10])
     assert window.take() == [(10, True)]
+
+
+def test_one_slow_request_costs_no_room_however_much_is_answered_meanwhile() -> None:
+    """What is settled beyond a gap is a run with two ends, and closing the gap jumps over it."""
+    window, count = AckWindow(), 100_000
+    window.delivered = count
+    for first in range(2, count, 1000):
+        window.ack(range(first, min(first + 1000, count + 1)))
+        window.take()
+    assert repr(window) == "<AckWindow low=0 runs=1 unsettled=1>"
+    window.ack([1])
+    assert window.take() == [(1, False)]
+    assert repr(window) == f"<AckWindow low={count} runs=0 unsettled=0>"

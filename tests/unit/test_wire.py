@@ -123,3 +123,15 @@ async def test_a_watched_method_ends_the_epoch_in_the_same_step_and_is_passed_on
         one.data_received(confirms(1) + data + confirms(1))
         assert len(owner.ends) == 1
         assert await reader.readexactly(len(data)) == data
+
+
+async def test_a_handshake_that_comes_in_pieces_is_not_interrupted_by_a_heartbeat() -> None:
+    """aiormq expects `connection.start` first, and nothing that the broker has not sent."""
+    owner = Owner()
+    one, _, reader = wire(owner)
+    start = pamqp.frame.marshal(commands.Connection.Start(0, 9, {"product": "x" * 50}, "PLAIN", "en_US"), 0)
+    for at in range(len(start)):
+        one.data_received(start[at : at + 1])
+    assert await reader.readexactly(len(start)) == start
+    reader.feed_eof()
+    assert await reader.read() == b""
