@@ -16,6 +16,7 @@ every channel from coming back.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -34,6 +35,7 @@ log = logging.getLogger("lane")
 CONNECT_TIMEOUT_S = 10.0
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
+WORKED_S = 1.0  # a connection that was up for so long is tried again soon
 CLOSE_TIMEOUT_S = 2.0
 CLOSE_PAUSE_S = 0.01  # aio-pika runs its close callbacks in tasks, which end a little later
 # Errors of a connection or a channel that end an epoch and are no fault of this program.
@@ -52,8 +54,8 @@ class User(Protocol):
     def writable(self) -> None:
         """The socket takes more, after `Channel.can_write` was False."""
 
-    def lost(self) -> None:
-        """The epoch has ended. Called in the same step in which that is known, once for each `opened`."""
+    def lost(self, error: Exception) -> None:
+        """The epoch has ended, for this reason. Called in the step in which that is known, once for each `opened`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +153,7 @@ class Link:
         self._ended: asyncio.Future[None] | None = None
         self._wire: Wire | None = None
         self._is_open = False
-        self._was_up = False
+        self._up_at = math.inf
         self.epoch = 0
         self.last_error: str | None = None
 
@@ -184,7 +186,7 @@ class Link:
         if self._is_open:
             self._is_open = False
             self._up.clear()
-            self._user.lost()
+            self._user.lost(error)
         if self._ended is not None and not self._ended.done():
             self._ended.set_exception(error)
 
@@ -202,7 +204,7 @@ class Link:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        delay_s, reset_at = FIRST_DELAY_S, float("-inf")
+        delay_s = FIRST_DELAY_S
         while True:
             try:
                 await self._one_epoch()
@@ -217,17 +219,16 @@ class Link:
             except Exception as error:
                 self.last_error = describe(error)
                 log.exception("%s: unexpected", self._name)
-            # A connection that worked is tried again soon; one that fails again and again right after it was opened,
-            # only now and then.
-            if self._was_up and loop.time() - reset_at > MAX_DELAY_S:
-                delay_s, reset_at = FIRST_DELAY_S, loop.time()
+            # One that fails again and again right after it was opened is tried only now and then.
+            if loop.time() - self._up_at > WORKED_S:
+                delay_s = FIRST_DELAY_S
+            self._up_at = math.inf
             log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
     async def _one_epoch(self) -> None:
         self.epoch += 1
-        self._was_up = False
         self._ended = asyncio.get_running_loop().create_future()
         transports = _Transports(self._make_wire)
         connection = _Connection(self._url, transports=transports)
@@ -243,7 +244,7 @@ class Link:
                 await self._user.opened(Channel(amqp, self._wire, self.epoch))
             if self._is_open:
                 self.last_error = None
-                self._was_up = True
+                self._up_at = asyncio.get_running_loop().time()
                 self._up.set()
             await asyncio.wait({self._ended})
             self._ended.result()

@@ -16,6 +16,7 @@ FRAME_END = 0xCE
 OVERHEAD = 8  # type, channel and size before the payload, one octet after it
 
 # Class and method, as the first four octets of a method frame's payload.
+CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
 CONNECTION_BLOCKED = b"\x00\x0a\x00\x3c"
 CONNECTION_UNBLOCKED = b"\x00\x0a\x00\x3d"
 CHANNEL_CLOSE = b"\x00\x14\x00\x28"

@@ -203,7 +203,7 @@ class Inbox:
     def writable(self) -> None:
         """From the link: settlements are never held back."""
 
-    def lost(self) -> None:
+    def lost(self, _error: Exception) -> None:
         """From the link: what belongs to the epoch is forgotten in the step in which it ends."""
         self._channel = None
         self._queue_of = {}

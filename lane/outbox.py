@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from lane import frames
 from lane.connection import Channel, Link
 from lane.frames import Event, encode_content, encode_publish, locate, tag_and_multiple
 from lane.port import Fate, Message
-from lane.wire import Moderation
+from lane.wire import BrokerFault, Moderation
 
 log = logging.getLogger("lane")
 
@@ -27,6 +27,7 @@ NACK_DELAY_S = 0.2  # doubled with each attempt
 # fresh one is not. But a queue that is full refuses as well, so a channel is given up only now and then.
 NACK_PATIENCE_S = 1.0
 RENEW_EVERY_S = 10.0
+SUSPECTS_KEPT, GUILTY = 1024, 2
 
 
 class Outbox:
@@ -76,6 +77,7 @@ class Outbox:
         self._refused_last = -math.inf
         self._renewed_at = -math.inf
         self._returned: set[int] = set()
+        self._suspects: Counter[bytes] = Counter()
         self._number = 0
         self._settled_to = 0
         self._routes: dict[tuple[bytes, bool], bytes] = {}
@@ -152,6 +154,10 @@ class Outbox:
         now = channel.loop.time()
         while waiting:
             message = waiting.popleft()
+            if self._suspects and self._suspects.get(message.routing_key, 0) >= GUILTY:
+                log.warning("a message was not sent: the broker failed on its address before")
+                refused.append(message)
+                continue
             try:
                 written += self._encode(channel, message)
             except ValueError as error:
@@ -273,9 +279,11 @@ class Outbox:
         """From the link: the socket takes more."""
         self._schedule()
 
-    def lost(self) -> None:
+    def lost(self, error: Exception) -> None:
         """From the link: what was not confirmed may or may not have arrived. It is sent again, or given up."""
         self._channel = None
+        if isinstance(error, BrokerFault):
+            self._suspect({message.routing_key for message in self._unconfirmed.values() if not message.retry})
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._returned = set()
         abandoned: list[Message] = []
@@ -288,6 +296,16 @@ class Outbox:
                 abandoned.append(message)
         self._waiting.extendleft(reversed(again))
         self._report(abandoned, Fate.ABANDONED)
+
+    def _suspect(self, addresses: set[bytes]) -> None:
+        """The broker failed on one of these (RabbitMQ 3.10 does on a stale direct reply-to address).
+
+        One that stood alone is guilty; one among others is guilty when it is there a second time.
+        """
+        if len(self._suspects) > SUSPECTS_KEPT:
+            self._suspects.clear()
+        for address in addresses:
+            self._suspects[address] += GUILTY if len(addresses) == 1 else 1
 
     async def _sweep(self) -> None:
         while True:

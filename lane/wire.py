@@ -12,7 +12,17 @@ log = logging.getLogger("lane")
 
 PASS_HEARTBEAT_EVERY_S = 1.0
 # Passed on to aiormq, and seen here because they end or stop what the wire carries.
-WATCHED = (frames.CHANNEL_CLOSE, frames.BASIC_CANCEL, frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED)
+WATCHED = (
+    frames.CONNECTION_CLOSE,
+    frames.CHANNEL_CLOSE,
+    frames.BASIC_CANCEL,
+    frames.CONNECTION_BLOCKED,
+    frames.CONNECTION_UNBLOCKED,
+)
+
+
+class BrokerFault(ConnectionError):
+    """The broker closed the connection because it failed itself (541, AMQP 0-9-1 section 1.2, internal-error)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +146,9 @@ class Wire(asyncio.StreamReaderProtocol):
         kept = []
         for event in events:
             match event[0]:
-                case frames.CHANNEL_CLOSE:
-                    self._link.end(ConnectionError(_close_reason(event[1])), self)
+                case frames.CONNECTION_CLOSE | frames.CHANNEL_CLOSE:
+                    kind = BrokerFault if event[1].startswith(_INTERNAL_ERROR) else ConnectionError
+                    self._link.end(kind(_close_reason(event[1])), self)
                 case frames.BASIC_CANCEL:
                     self._link.end(ConnectionError("the broker cancelled a consumer"), self)
                 case frames.CONNECTION_BLOCKED:
@@ -148,6 +159,9 @@ class Wire(asyncio.StreamReaderProtocol):
                 case _:
                     kept.append(event)
         return kept
+
+
+_INTERNAL_ERROR = (541).to_bytes(2)
 
 
 def _close_reason(arguments: bytes) -> str:

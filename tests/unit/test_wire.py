@@ -8,7 +8,7 @@ from pamqp import commands
 
 from lane import frames
 from lane.frames import Event, Splitter, encode_settlement
-from lane.wire import WATCHED, Moderation, Wire
+from lane.wire import WATCHED, BrokerFault, Moderation, Wire
 
 ACK = frames.BASIC_ACK
 
@@ -115,13 +115,18 @@ async def test_a_damaged_stream_drops_the_connection_and_nothing_escapes() -> No
 
 async def test_a_watched_method_ends_the_epoch_in_the_same_step_and_is_passed_on() -> None:
     """`channel.close` and `basic.cancel`: aiormq answers them, and nothing of the epoch is written any more."""
-    goodbyes: list[Any] = [commands.Channel.Close(406, "a test", 60, 80), commands.Basic.Cancel("lane-0", nowait=True)]
+    goodbyes: list[Any] = [
+        commands.Connection.Close(541, "INTERNAL_ERROR", 0, 0),
+        commands.Channel.Close(406, "a test", 60, 80),
+        commands.Basic.Cancel("lane-0", nowait=True),
+    ]
     for goodbye in goodbyes:
         owner = Owner()
         one, _, reader = wire(owner)
         data = pamqp.frame.marshal(goodbye, 1)
         one.data_received(confirms(1) + data + confirms(1))
         assert len(owner.ends) == 1
+        assert isinstance(owner.ends[0], BrokerFault) is isinstance(goodbye, commands.Connection.Close)
         assert await reader.readexactly(len(data)) == data
 
 
