@@ -73,3 +73,13 @@ def test_one_slow_request_costs_no_room_however_much_is_answered_meanwhile() -> 
     window.ack([1])
     assert window.take() == [(1, False)]
     assert repr(window) == f"<AckWindow low={count} runs=0 unsettled=0>"
+
+
+def test_neighbours_beyond_a_gap_become_one_run_in_whatever_order_they_come() -> None:
+    """Before it, after it, and between two."""
+    window = AckWindow()
+    window.delivered = 10
+    for tag, runs in ((5, 1), (4, 1), (8, 2), (7, 2), (6, 1), (10, 2), (9, 1), (3, 1)):
+        window.ack([tag])
+        assert window.take() == [(tag, False)]
+        assert f" runs={runs} " in repr(window)
