@@ -1,4 +1,4 @@
-"""Deliveries in, in batches; settlements out, in one write for each turn of the event loop."""
+"""Deliveries in, in batches; settlements out, gathered for a few milliseconds."""
 
 import asyncio
 import contextlib

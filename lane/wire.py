@@ -54,7 +54,7 @@ class Wire(asyncio.StreamReaderProtocol):
     """Keeps the frames that carry messages, passes the others on, and writes what the lane has to say.
 
     Under load it does what network cards do against a flood of interrupts: a read that brought many events is followed
-    by a short pause, in which the next batch gathers in the kernel. A quiet connection is never paused.
+    by a short pause, in which the next batch gathers in the kernel. The rule says whether a quiet one is paused too.
 
     Args:
         reader: aiormq's.
