@@ -2,7 +2,7 @@
  *
  *     floor URL QUEUE TYPE
  *
- * TYPE is quorum or classic. No cache, no model, no validation, no publisher confirms; one acknowledgement for 200 requests.
+ * TYPE is quorum or classic. No cache, no model, no validation, no publisher confirms; one acknowledgement for each request.
  * Exit status: 1 no connection, 2 the connection was lost, 64 wrong arguments.
  */
 #include <amqp.h>
@@ -11,14 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHANNEL = 1, BATCH = 200 };
+enum { CHANNEL = 1, PREFETCH = 200 };
 
 static void consume(amqp_connection_state_t connection, const char *queue, const char *type) {
     amqp_table_entry_t kind = {.key = amqp_cstring_bytes("x-queue-type"),
                                .value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(type)}};
     amqp_table_t arguments = {.num_entries = 1, .entries = &kind};
     amqp_queue_declare(connection, CHANNEL, amqp_cstring_bytes(queue), 0, 1, 0, 0, arguments);
-    amqp_basic_qos(connection, CHANNEL, 0, BATCH, 0);
+    amqp_basic_qos(connection, CHANNEL, 0, PREFETCH, 0);
     amqp_basic_consume(connection, CHANNEL, amqp_cstring_bytes(queue), amqp_empty_bytes, 0, 0, 0, amqp_empty_table);
 }
 
@@ -47,12 +47,12 @@ int main(int count, char **words) {
     amqp_channel_open(connection, CHANNEL);
     if (amqp_get_rpc_reply(connection).reply_type != AMQP_RESPONSE_NORMAL) return 1;
     consume(connection, words[2], words[3]);
-    for (long seen = 1;; seen++) {
+    for (;;) {
         amqp_envelope_t delivery;
         amqp_maybe_release_buffers(connection);
         if (amqp_consume_message(connection, &delivery, NULL, 0).reply_type != AMQP_RESPONSE_NORMAL) return 2;
         answer(connection, &delivery.message);
-        if (seen % BATCH == 0) amqp_basic_ack(connection, CHANNEL, delivery.delivery_tag, 1);
+        amqp_basic_ack(connection, CHANNEL, delivery.delivery_tag, 0);
         amqp_destroy_envelope(&delivery);
     }
 }

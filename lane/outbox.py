@@ -125,12 +125,11 @@ class Outbox:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish messages; each one's fate comes later, to `on_fate`."""
-        is_quiet = not self._waiting and not self._unconfirmed
         self._waiting.extend(messages)
         self._empty.clear()
-        if is_quiet:  # nothing else is on its way, so there is nothing to wait for that could share the write
+        # The first messages of a turn go at once, for somebody waits for them; those that follow share a write.
+        if not self._flush_scheduled:
             self._flush()
-        else:
             self._schedule()
 
     async def drained(self) -> None:
