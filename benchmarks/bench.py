@@ -33,8 +33,8 @@ KEYS = 500
 console = Console(stderr=True)
 Row = dict[str, float]
 
-# figure: (what it is, its bound as a ratio, whether larger is better). Those of CPU are 20, 28, 150 and 40 us beside the
-# 7 us of a floor that acknowledges each request.
+# figure: (what it is, its bound as a ratio, whether larger is better).
+# Those of CPU are 20, 28, 150 and 40 us beside the 7 us of a floor that acknowledges each request.
 BOUNDS = {
     "cpu": ("CPU per cached answer / the floor's", 2.9, False),
     "cpu_headers": ("the same, deadline and trace on every request", 4.0, False),
