@@ -2,15 +2,18 @@
 
 import asyncio
 import re
+import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from lane import Inbox, Outbox
-from responder.cache import Cache, CachedAnswers
+from responder.cache import CachedAnswers, LeaseStore
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache
+from responder.leading import Leading
+from responder.lease import REPLICA_BYTES, Leases
 from responder.logs import logger
 from responder.metrics import Metrics
 from responder.model import ServedModel
@@ -123,7 +126,12 @@ class Responder:
                     settings.health_host, settings.health_port, not_ready=lambda: self.missing, metrics=self._metrics
                 )
             )
-        cache: Cache = await enter(self._build_cache())
+        replica = secrets.token_bytes(REPLICA_BYTES)
+        cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
+        answers = CachedAnswers(cache, count=self._metrics.count_odd)
+        leases = Leases(cache, answers, lease_s=settings.lease_s, replica=replica, count=self._metrics.count_odd)
+        self._stack.push_async_callback(leases.close)
+        log.info("replica", id=replica.hex())
         for model in self._models:
             self._stack.push_async_callback(model.close)
             await model.load()
@@ -131,7 +139,8 @@ class Responder:
         pipeline = Pipeline(
             models={request_queue(settings.namespace, model.name): model for model in self._models},
             inbox=self._inbox,
-            answers=CachedAnswers(cache),
+            answers=answers,
+            leading=Leading(answers, leases),
             pending=settings.pending,
             intake=Intake(settings.max_body_bytes, settings.tenant_from_user_id, self._metrics.count_odd),
             policy=ReplyPolicy(
@@ -171,8 +180,8 @@ class Responder:
             declare=settings.declare_topology,
         )
 
-    def _build_cache(self) -> Cache:
+    def _build_cache(self, inbox: str) -> LeaseStore:
         url = self._settings.redis_url.get_secret_value()
         if url == "memory://":
             return MemoryCache()
-        return RedisCache(url, timeout_s=self._settings.redis_timeout_s)
+        return RedisCache(url, timeout_s=self._settings.redis_timeout_s, inbox=inbox)

@@ -22,13 +22,14 @@ T = TypeVar("T")
 class Flight(Generic[W]):
     """One computation and those who wait for it. `waiters` keeps the order of boarding; the first one leads."""
 
-    __slots__ = ("begun_at", "key", "leader", "started", "task", "waiters")
+    __slots__ = ("about", "begun_at", "key", "leader", "started", "task", "waiters")
 
-    def __init__(self, key: Hashable, leader: W, begun_at: float) -> None:
+    def __init__(self, key: Hashable, leader: W, begun_at: float, about: object = None) -> None:
         self.key = key
         self.leader = leader
         self.waiters: dict[W, None] = {leader: None}
         self.begun_at = begun_at
+        self.about = about
         self.started = False
         self.task: asyncio.Task[None] | None = None
 
@@ -79,10 +80,13 @@ class Flights(Generic[W, T]):
         """Add a waiter to a flight."""
         flight.waiters[waiter] = None
 
-    def begin(self, key: Hashable, leader: W, work: "Work[W, T]") -> Flight[W]:
-        """Start a flight, which takes the place of an older one of its key for those who come later."""
+    def begin(self, key: Hashable, leader: W, work: "Work[W, T]", about: object = None) -> Flight[W]:
+        """Start a flight, which takes the place of an older one of its key for those who come later.
+
+        `about` is whatever its owner wants to remember of it.
+        """
         loop = asyncio.get_running_loop()
-        flight = Flight(key, leader, loop.time())
+        flight = Flight(key, leader, loop.time(), about)
         self._boarding[key] = flight
         self._airborne.add(flight)
         self._empty.clear()

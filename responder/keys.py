@@ -31,10 +31,22 @@ class Key(NamedTuple):
     Args:
         digest: 16 bytes; the stored value repeats them, so that it can be told from a stranger's.
         name: of the value in Redis.
+        generation_name: of the model's generation in Redis; a value of another generation is no answer any more.
     """
 
     digest: bytes
     name: str
+    generation_name: str = ""
+
+
+def value_name(prefix: str, digest: bytes) -> str:
+    """Where an answer is in Redis; the braces are a hash tag, so that all keys of one answer share a cluster slot."""
+    return f"{prefix}{digest.hex()}}}:v"
+
+
+def generation_name(namespace: str, model: str) -> str:
+    """Where the generation of a model's answers is in Redis; `*` for the pattern of all of a namespace's."""
+    return f"{namespace}pr:generation:{model}"
 
 
 class Keyring:
@@ -47,16 +59,14 @@ class Keyring:
 
     def __init__(self, *, namespace: str, model: str, version: str, fingerprint: bytes) -> None:
         self._prefix = f"{namespace}pr:{{"
+        self.generation_name = generation_name(namespace, model)
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for part in (_KEY_FORMAT, namespace.encode(), model.encode(), version.encode(), fingerprint):
             self._base.update(_framed(part))
         self._begun: dict[bytes, hashlib.blake2b] = {}
 
     def key(self, tenant: bytes, canonical: bytes) -> Key:
-        """The key of a canonical input, asked by a tenant.
-
-        The braces in its name are a hash tag: all keys of one answer share a cluster slot.
-        """
+        """The key of a canonical input, asked by a tenant."""
         begun = self._begun.get(tenant)
         if begun is None:
             begun = self._base.copy()
@@ -67,7 +77,7 @@ class Keyring:
         hashed = begun.copy()
         hashed.update(_framed(hashlib.blake2b(canonical, digest_size=DIGEST_BYTES).digest()))
         digest = hashed.digest()
-        return Key(digest, f"{self._prefix}{digest.hex()}}}:v")
+        return Key(digest, value_name(self._prefix, digest), self.generation_name)
 
 
 def _framed(part: bytes) -> bytes:

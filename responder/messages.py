@@ -1,6 +1,7 @@
 """What passes between the wire and the service: a request that can be answered, and its reply."""
 
 import asyncio
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,24 @@ class Outcome:
     retry_after_ms: int | None = None
     status: CacheStatus = NO_STATUS
     age_s: int | None = None
+
+
+_ERROR_HEAD = struct.Struct(">IB")
+
+
+def encode_error(outcome: Outcome) -> bytes:
+    """An error as bytes, for those who wait on other replicas."""
+    name = (outcome.code or Code.INTERNAL).name.encode()
+    retry = 0 if outcome.retry_after_ms is None else min(outcome.retry_after_ms + 1, 2**32 - 1)
+    return _ERROR_HEAD.pack(retry, len(name)) + name + outcome.body
+
+
+def decode_error(content: bytes) -> Outcome:
+    """The error in such bytes. A code of a later version is INTERNAL to us; the body says what it is."""
+    retry, length = _ERROR_HEAD.unpack_from(content)
+    end = _ERROR_HEAD.size + length
+    code = Code.__members__.get(content[_ERROR_HEAD.size : end].decode("ascii", "replace"), Code.INTERNAL)
+    return Outcome(content[end:], code, retry_after_ms=retry - 1 if retry else None)
 
 
 @dataclass(slots=True)

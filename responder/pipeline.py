@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from lane import Delivery, Fate, Inbox, Message, Outbox, Settlement
 from responder.cache import CachedAnswers
+from responder.leading import Leading
 from responder.logs import logger
 from responder.messages import Outcome, Reply, Request
 from responder.metrics import Metrics
@@ -29,7 +30,7 @@ class Pipeline:
     Args:
         models: by the name of the queue that asks them.
         inbox: where requests come from.
-        answers, pending: see `Service`.
+        answers, leading, pending: see `Service`.
         intake, policy: see `responder.wire`.
     """
 
@@ -39,6 +40,7 @@ class Pipeline:
         models: Mapping[str, ServedModel],
         inbox: Inbox,
         answers: CachedAnswers,
+        leading: Leading,
         pending: int,
         intake: Intake,
         policy: ReplyPolicy,
@@ -47,7 +49,8 @@ class Pipeline:
         self._models = models
         self._inbox = inbox
         self._outbox: Outbox | None = None
-        self._service = Service(answers, self._deliver, pending=pending)
+        self._service = Service(answers, leading, self._deliver, pending=pending)
+        self._condemned: set[Delivery] = set()
         self._intake = intake
         self._policy = policy
         self._running: asyncio.Task[None] | None = None
@@ -89,7 +92,7 @@ class Pipeline:
     def settle_fates(self, messages: Sequence[Message], fate: Fate) -> None:
         """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
         self._metrics.count_fates(fate, len(messages))
-        self._inbox.settle([message.token for message in messages], Settlement.ACK)
+        self._settle([message.token for message in messages])
 
     def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
         now, now_ms = self._clock(), time.time_ns() // 1_000_000
@@ -128,6 +131,9 @@ class Pipeline:
 
     def _deliver(self, replies: list[Reply]) -> None:
         now = self._clock()
+        for reply in replies:
+            if reply.outcome.code is Code.MODEL_CRASHED:
+                self._condemned.add(reply.request.token)
         self._send([message_of(reply, now) for reply in replies])
         # Last, because somebody waits for what was sent.
         self._metrics.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
@@ -136,9 +142,18 @@ class Pipeline:
         """Messages to the outbox; a request that named nobody to reply to is done."""
         addressed = [message for message in messages if message.routing_key]
         if len(addressed) < len(messages):
-            self._inbox.settle((one.token for one in messages if not one.routing_key), Settlement.ACK)
+            self._settle([one.token for one in messages if not one.routing_key])
         if addressed and self._outbox is not None:
             self._outbox.send(addressed)
+
+    def _settle(self, done: list[Delivery]) -> None:
+        """Done: acknowledged, but for what has killed its process too often; somebody should look at that."""
+        if self._condemned:
+            dead = [delivery for delivery in done if delivery in self._condemned]
+            self._condemned.difference_update(dead)
+            self._inbox.settle(dead, Settlement.DEAD_LETTER)
+            done = [delivery for delivery in done if delivery not in dead]
+        self._inbox.settle(done, Settlement.ACK)
 
     @staticmethod
     def _tokens(requests: Sequence[Request]) -> list[Delivery]:

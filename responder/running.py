@@ -10,6 +10,7 @@ import threading
 
 from responder.app import Responder
 from responder.cache.link import InvalidCacheUrl
+from responder.cache.redis import UnsuitableCache
 from responder.execution import THREAD_PREFIX
 from responder.logs import logger
 from responder.model import ModelNotLoaded
@@ -66,7 +67,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     except ModelNotLoaded as error:
         log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
         return FAILED
-    except (OSError, InvalidCacheUrl) as error:
+    except (OSError, InvalidCacheUrl, UnsuitableCache) as error:
         log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
         return FAILED
     return OK if finished else FAILED

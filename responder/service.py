@@ -7,13 +7,14 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from responder.cache import CachedAnswers, Entry
+from responder.cache import CachedAnswers, Entry, Gap
 from responder.flight import Flight, Flights
-from responder.freshness import hit, is_fresh, is_usable
+from responder.freshness import hit, is_usable
 from responder.keys import Key
+from responder.leading import Leading, Work
 from responder.logs import logger
 from responder.messages import Outcome, Reply, Request
 from responder.model import ServedModel, failure
@@ -23,29 +24,21 @@ from schemas import NO_STATUS, Code
 log = logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What one flight is to do. It holds the input, so that no waiter has to."""
-
-    model: ServedModel
-    body: bytes
-    key: Key
-    fwd: str
-    look_again: bool
-    store: bool
-
-
 class Service:
     """Answers requests.
 
     Args:
         answers: where answers are kept.
+        leading: how a flight comes to its outcome.
         deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
         pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
     """
 
-    def __init__(self, answers: CachedAnswers, deliver: Callable[[list[Reply]], None], *, pending: int) -> None:
+    def __init__(
+        self, answers: CachedAnswers, leading: Leading, deliver: Callable[[list[Reply]], None], *, pending: int
+    ) -> None:
         self._answers = answers
+        self._leading = leading
         self._deliver = deliver
         self._pending = pending
         self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
@@ -70,15 +63,15 @@ class Service:
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
         read = [key for request, key in keyed if not request.directives.no_cache]
-        found = await self._answers.look_up(read)
-        entries = iter(found or [None] * len(read))
+        looked_up = await self._answers.look_up(read)
+        found = iter(looked_up if looked_up is not None else [None] * len(read))
         now_ms = self._answers.now_ms()
         for request, key in keyed:
-            entry = None if request.directives.no_cache else next(entries)
-            if entry is not None and is_usable(entry, request.directives, now_ms):
+            entry = UNKNOWN if request.directives.no_cache else next(found)
+            if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms):
                 outcome: Outcome | None = hit(entry, now_ms)
             else:
-                outcome = self._launch(request, key, entry, cache_up=found is not None)
+                outcome = self._launch(request, key, entry, cache_up=looked_up is not None)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
@@ -96,7 +89,7 @@ class Service:
         for flights in list(self._flights.values()):
             await flights.idle()
 
-    def _launch(self, request: Request, key: Key, entry: Entry | None, *, cache_up: bool) -> Outcome | None:
+    def _launch(self, request: Request, key: Key, found: Entry | Gap | None, *, cache_up: bool) -> Outcome | None:
         """Board a request on a flight; or say why not."""
         directives = request.directives
         if directives.only_if_cached:
@@ -104,22 +97,17 @@ class Service:
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
+        if flight is not None and isinstance(flight.about, Work) and flight.about.is_older_than(found):
+            flight = None
         if flight is not None:
             flights.join(flight, request)
         elif len(flights) >= self._pending:
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
-            forced = directives.no_cache or (entry is not None and directives.max_age_s is not None)
-            work = _Work(
-                request.model,
-                request.body,
-                key,
-                fwd="bypass" if directives.no_store else "request" if forced else "miss",
-                look_again=cache_up and not forced and not directives.no_store,
-                store=cache_up and not directives.no_store,
-            )
-            flight = flights.begin(object() if directives.no_store else key.digest, request, partial(self._fly, work))
+            work = Work.of(request, key, found, cache_up=cache_up)
+            boarding = object() if directives.no_store else key.digest
+            flight = flights.begin(boarding, request, partial(self._leading.outcome, work), work)
         request.body = b""
         expire = partial(self._expire, flights, flight, request)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
@@ -143,25 +131,8 @@ class Service:
         if replies:
             self._deliver(replies)
 
-    async def _fly(self, work: _Work, flight: Flight[Request]) -> Outcome:
-        """Look again, call the model, store.
 
-        The race that makes the second look-up necessary: A misses; B, in the air already for the same key, stores
-        and lands; only then does A find no flight to join and begin its own. Without a second look, inside the
-        flight, A would call the model for a value that is there.
-        """
-        if work.look_again:
-            found = await self._answers.look_up([work.key])
-            now_ms = self._answers.now_ms()
-            if found and found[0] is not None and is_fresh(found[0], now_ms):
-                return hit(found[0], now_ms)
-        outcome = await work.model.answer(work.body, flight.start)
-        stored = work.store and outcome.code is None
-        if stored:
-            stored = await self._answers.store(
-                work.key, outcome.body, ttl_s=outcome.ttl_s, duration_ms=outcome.duration_ms
-            )
-        return replace(outcome, status=replace(outcome.status, fwd=work.fwd, stored=stored))
+UNKNOWN = Gap(None)
 
 
 def _stop_timer(request: Request) -> None:

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     prefetch: Annotated[int, Field(ge=1, le=65_535)] = 1024
     pending: Annotated[int, Field(ge=1, le=65_535)] = 256
+    # A shorter one ends while a busy event loop is late to renew it.
+    lease_s: Annotated[float, Field(ge=0.5, le=60)] = 3.0
     redis_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.2
     # RabbitMQ 4 takes no message above 16 MiB.
     max_body_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = 2**20

@@ -8,11 +8,14 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from responder import predictor
-from responder.cache import Cache, CacheUnavailable
+from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, LeaseStore, Place
 from responder.cache.memory import MemoryCache
+from responder.leading import Leading
+from responder.lease import Leases
 from responder.messages import Reply, Request
 from responder.model import ServedModel
 from responder.predictor import Predictor
+from responder.service import Service
 from schemas import NO_DIRECTIVES, Directives
 
 
@@ -78,7 +81,7 @@ class GatedModel:
 class BrokenCache:
     """A cache that is down whenever the test says so."""
 
-    def __init__(self, inner: Cache | None = None) -> None:
+    def __init__(self, inner: MemoryCache | None = None) -> None:
         self.is_down = False
         self.asked = 0
         self._inner = inner or MemoryCache()
@@ -94,6 +97,45 @@ class BrokenCache:
         self._check()
         await self._inner.put(name, value, ttl_ms)
 
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.settle_on(name, proposal)
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.claim(place, mark, lease_ms)
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.take_over(place, seen, mark, lease_ms)
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.register(place, mark, keep_ms)
+
+    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.renew(held, lease_ms)
+
+    async def commit(self, commit: Commit) -> bool:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.commit(commit)
+
+    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+        """As the inner cache, or not at all."""
+        if not self.is_down:
+            self._inner.count_attempt(name, attempts, keep_ms)
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """As the inner cache."""
+        self._inner.listen(on_push, on_gap)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -105,6 +147,13 @@ class BrokenCache:
     def _check(self) -> None:
         if self.is_down:
             raise CacheUnavailable("down")
+
+
+def serving(cache: LeaseStore, replies: Callable[[list[Reply]], None], clock: Clock, pending: int = 100) -> Service:
+    """A service over a cache; its times to live are exact."""
+    answers = CachedAnswers(cache, clock.ms)
+    leases = Leases(cache, answers, lease_s=3.0)
+    return Service(answers, Leading(answers, leases, lambda: 1.0), replies, pending=pending)
 
 
 class Replies:
@@ -169,4 +218,4 @@ def asker(model: ServedModel) -> Callable[..., Request]:
     return ask
 
 
-_caches: tuple[Cache, ...] = (MemoryCache(), BrokenCache())  # mypy proves the fakes honest
+_caches: tuple[LeaseStore, ...] = (MemoryCache(), BrokenCache())  # mypy proves the fakes honest

@@ -1,7 +1,21 @@
 """The cache: what the service asks of it, and what a cached value is made of."""
 
-from responder.cache.answers import CachedAnswers
+from responder.cache.answers import CachedAnswers, Gap
 from responder.cache.entry import Entry, decode_entry, encode_entry
-from responder.cache.port import Cache, CacheUnavailable
+from responder.cache.port import Cache, CacheRefused, CacheUnavailable, Claimed, Commit, LeaseStore, Place, Slot
 
-__all__ = ["Cache", "CachedAnswers", "CacheUnavailable", "Entry", "decode_entry", "encode_entry"]
+__all__ = [
+    "Cache",
+    "CacheRefused",
+    "CachedAnswers",
+    "CacheUnavailable",
+    "Claimed",
+    "Commit",
+    "Entry",
+    "Gap",
+    "LeaseStore",
+    "Place",
+    "Slot",
+    "decode_entry",
+    "encode_entry",
+]

@@ -1,9 +1,11 @@
-"""Answers in a cache: entries looked up in batches and stored, with every kind of bad value a miss."""
+"""Answers by key: entries looked up in batches, with every kind of bad value a gap."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from responder.cache.entry import Entry, decode_entry, encode_entry
+from responder.cache.entry import GENERATION_BYTES, Entry, decode_entry, is_mark, token_of
 from responder.cache.port import Cache, CacheUnavailable
 from responder.keys import Key
 from responder.logs import logger
@@ -11,54 +13,85 @@ from responder.logs import logger
 log = logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """There is no answer under a key.
+
+    Args:
+        generation: of the key's model, when it was looked up; None when there is none yet.
+        token: whose lease or tombstone stands there; empty without one.
+    """
+
+    generation: bytes | None
+    token: bytes = b""
+
+
 class CachedAnswers:
-    """What the service knows of a cache.
+    """What the service reads of a cache.
 
     Args:
         cache: where the bytes are.
         clock_ms: wall clock, in milliseconds since the Unix epoch.
+        count: called with the name of something odd.
     """
 
-    def __init__(self, cache: Cache, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        count: Callable[[str], None] = lambda _kind: None,
+    ) -> None:
         self._cache = cache
         self._is_down = False
+        self._count = count
         self.now_ms = clock_ms
 
     def __repr__(self) -> str:
         return f"<CachedAnswers in {self._cache!r}{' down' if self._is_down else ''}>"
 
-    async def look_up(self, keys: Sequence[Key]) -> list[Entry | None] | None:
-        """The entries of these keys, in their order; None when the cache does not answer."""
+    async def look_up(self, keys: Sequence[Key]) -> list[Entry | Gap] | None:
+        """The entry of each of these keys, or the gap in its place, in their order; None when the cache is silent.
+
+        Generations are read in the same step as values: a value of another generation than its model's is a gap.
+        """
         if not keys:
             return []
+        models = list({key.generation_name for key in keys})
         try:
-            values = await self._cache.get_many([key.name for key in keys])
+            values = await self._cache.get_many([*models, *[key.name for key in keys]])
         except CacheUnavailable as error:
-            self._went_down(error)
+            self.went_down(error)
             return None
         if self._is_down:
             log.info("cache_back")
             self._is_down = False
-        return [
-            None if value is None else decode_entry(key.digest, value) for key, value in zip(keys, values, strict=True)
-        ]
+        generations = dict(zip(models, values, strict=False))
+        found: list[Entry | Gap] = []
+        for key, value in zip(keys, values[len(models) :], strict=True):
+            generation = generations[key.generation_name]
+            if value is None or generation is None:
+                found.append(Gap(generation))
+            else:
+                entry = decode_entry(key.digest, generation, value)
+                found.append(self._gap(generation, value) if entry is None else entry)
+        return found
 
-    async def store(self, key: Key, body: bytes, *, ttl_s: float, duration_ms: int) -> bool:
-        """Keep an answer; False when it was not kept: no time to live, or no cache."""
-        ttl_ms = round(ttl_s * 1000)
-        if ttl_ms < 1:
-            return False
-        now_ms = self.now_ms()
-        entry = Entry(now_ms, now_ms + ttl_ms, duration_ms, body)
-        try:
-            await self._cache.put(key.name, encode_entry(key.digest, entry), ttl_ms)
-        except CacheUnavailable as error:
-            self._went_down(error)
-            return False
-        return True
+    async def generation(self, key: Key) -> bytes:
+        """The generation of a key's model; a new one where there is none, so that no older answer comes back.
 
-    def _went_down(self, error: CacheUnavailable) -> None:
-        """Said once for each outage, not once for each request."""
+        Raises:
+            CacheUnavailable: within the operation timeout.
+        """
+        return await self._cache.settle_on(key.generation_name, secrets.token_bytes(GENERATION_BYTES))
+
+    def went_down(self, error: CacheUnavailable) -> None:
+        """Say so once for each outage, not once for each request."""
         if not self._is_down:
             log.warning("cache_down", problem=str(error))
         self._is_down = True
+
+    def _gap(self, generation: bytes, value: bytes) -> Gap:
+        if is_mark(value):
+            return Gap(generation, token_of(value))
+        self._count("unusable_value")
+        return Gap(generation)

@@ -1,14 +1,19 @@
-"""The bytes of a cached value: a head that says whose answer it is and how fresh, then the encoded reply body.
+"""What may stand under the name of an answer: a value, a lease, or a tombstone; told apart by the first byte.
 
-The head names the key it was stored for, so that a value under a wrong name is a miss and never an answer.
+A value's head says whose answer it is, of which generation, and how fresh; then comes the encoded reply body. It names
+the key that it was stored for, so that a value under a wrong name is a miss and never an answer.
 """
 
 import struct
 from dataclasses import dataclass
 
-_HEAD = struct.Struct(">B16sQQI")
-_FORMAT = 1
+_HEAD = struct.Struct(">B16s8sQQI")
+_LEASE, _TOMBSTONE, _VALUE = 0, 2, 3
 _MAX_U32 = 2**32 - 1
+
+GENERATION_BYTES, TOKEN_BYTES = 8, 16
+_TOKEN_AT = 1 + GENERATION_BYTES
+MARK_BYTES = _TOKEN_AT + TOKEN_BYTES  # of a lease or a tombstone
 
 
 @dataclass(slots=True)
@@ -28,17 +33,48 @@ class Entry:
     body: bytes
 
 
-def encode_entry(digest: bytes, entry: Entry) -> bytes:
-    """The bytes to store under the key with this digest (16 bytes)."""
+def encode_entry(digest: bytes, generation: bytes, entry: Entry) -> bytes:
+    """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes)."""
     duration_ms = min(entry.duration_ms, _MAX_U32)
-    return _HEAD.pack(_FORMAT, digest, entry.stored_at_ms, entry.fresh_until_ms, duration_ms) + entry.body
+    head = _HEAD.pack(_VALUE, digest, generation, entry.stored_at_ms, entry.fresh_until_ms, duration_ms)
+    return head + entry.body
 
 
-def decode_entry(digest: bytes, value: bytes) -> Entry | None:
-    """The entry, or None for a value of another format, of another key, cut short, or damaged in its head."""
+def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None:
+    """The entry, or None for what is no value or one of another key or generation, cut short, or damaged."""
     if len(value) <= _HEAD.size:
         return None
-    kind, stored_for, stored_at_ms, fresh_until_ms, duration_ms = _HEAD.unpack_from(value)
-    if kind != _FORMAT or stored_for != digest or fresh_until_ms < stored_at_ms:
+    kind, stored_for, stored_in, stored_at_ms, fresh_until_ms, duration_ms = _HEAD.unpack_from(value)
+    if kind != _VALUE or stored_for != digest or stored_in != generation or fresh_until_ms < stored_at_ms:
         return None
     return Entry(stored_at_ms, fresh_until_ms, duration_ms, value[_HEAD.size :])
+
+
+def generation_of(value: bytes) -> bytes:
+    """The generation of a value or a lease; for looking at it, not for trusting it."""
+    return value[17 : 17 + GENERATION_BYTES] if value[:1] == bytes([_VALUE]) else value[1:_TOKEN_AT]
+
+
+def lease_mark(generation: bytes, token: bytes) -> bytes:
+    """What stands where an answer of this generation will be, while the holder of this token (16 bytes) works on it."""
+    return b"%c%b%b" % (_LEASE, generation, token)
+
+
+def tombstone(token: bytes) -> bytes:
+    """What stands where an answer was invalidated: anybody may take its place but those who worked before it."""
+    return b"%c%b%b" % (_TOMBSTONE, bytes(GENERATION_BYTES), token)
+
+
+def is_lease(value: bytes) -> bool:
+    """Whether somebody works on the answer, or did until lately."""
+    return len(value) == MARK_BYTES and value[0] == _LEASE
+
+
+def is_mark(value: bytes) -> bool:
+    """A lease or a tombstone."""
+    return len(value) == MARK_BYTES and value[0] in (_LEASE, _TOMBSTONE)
+
+
+def token_of(mark: bytes) -> bytes:
+    """The token of a lease or a tombstone."""
+    return mark[_TOKEN_AT:]

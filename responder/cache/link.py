@@ -5,18 +5,19 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import hiredis
 from redis.asyncio import ConnectionPool
 
-from responder.cache.port import CacheUnavailable
+from responder.cache.port import CacheRefused, CacheUnavailable
 from responder.logs import logger
 
 log = logger(__name__)
 
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 1.0
+PING_EVERY_S = 1.0
 Command = tuple[str | bytes | int, ...]
 
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows one argument
@@ -25,6 +26,20 @@ _NO_REPLY_YET = object()
 
 class InvalidCacheUrl(ValueError):
     """REDIS_URL has an option that redis-py does not know; the message names it and shows no value."""
+
+
+class Subscription(NamedTuple):
+    """A channel to listen to.
+
+    Args:
+        channel: its name.
+        on_message: called with each message.
+        on_begun: called whenever it has begun: what was published before is lost.
+    """
+
+    channel: str
+    on_message: Callable[[bytes], None]
+    on_begun: Callable[[], None]
 
 
 class RedisLink:
@@ -40,12 +55,15 @@ class RedisLink:
         url: `redis://`, `rediss://` or `unix://`.
         timeout_s: how long one command may take, and how long connecting may take. A command that takes longer ends the
             connection, because the reply to it could no longer be told from the reply to the next one.
+        subscription: what the connection is for, if it is for listening. Nobody else notices when a connection dies
+            on which nothing is asked, so Redis is asked every second whether it is there.
 
     Raises:
         InvalidCacheUrl: the URL has an option that nobody knows.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, timeout_s: float, subscription: Subscription | None = None) -> None:
+        self._subscription = subscription
         self._timeout_s = timeout_s
         try:
             pool: Any = ConnectionPool.from_url(url)
@@ -99,14 +117,15 @@ class RedisLink:
     async def _supervise(self) -> None:
         delay_s = FIRST_DELAY_S
         while True:
-            connection = _Pipelined(self._timeout_s)
+            connection = _Pipelined(self._timeout_s, self._subscription)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._connect(connection)
                 delay_s = FIRST_DELAY_S
                 self._up = connection
                 self._tried.set()
-                self._problem = await connection.ended
+                await self._watch(connection)
+                self._problem = connection.ended.result()
             except TimeoutError:
                 self._problem = f"cannot connect within {self._timeout_s:g} s"
             except (CacheUnavailable, OSError) as error:
@@ -134,14 +153,26 @@ class RedisLink:
             hello.insert(0, ("SELECT", target.db))
         if target.username or target.password:
             hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password or ""))
+        if self._subscription is not None:
+            hello.append(("SUBSCRIBE", self._subscription.channel))
         for reply in [connection.ask(command) for command in hello]:
             await reply
+
+    async def _watch(self, connection: "_Pipelined") -> None:
+        """Until the connection has ended."""
+        if self._subscription is None:
+            await asyncio.wait({connection.ended})
+            return
+        self._subscription.on_begun()
+        while not (await asyncio.wait({connection.ended}, timeout=PING_EVERY_S))[0]:
+            connection.ask(("PING",)).add_done_callback(lambda asked: asked.cancelled() or asked.exception())
 
 
 class _Pipelined(asyncio.Protocol):
     """One connection. What is asked in one turn of the event loop leaves in one write; replies come in order."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, subscription: Subscription | None) -> None:
+        self._subscription = subscription
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._reader = hiredis.Reader(notEnoughData=_NO_REPLY_YET)
@@ -182,11 +213,14 @@ class _Pipelined(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (value := self._reader.gets(False)) is not _NO_REPLY_YET:  # noqa: FBT003 - "do not decode"
+                if self._subscription is not None and type(value) is list and value[0] == b"message":
+                    self._subscription.on_message(value[2])
+                    continue
                 reply, _ = self._asked.popleft()
                 if reply.done():
                     continue
                 if isinstance(value, hiredis.HiredisError):  # the answer to one command; the connection is well
-                    reply.set_exception(CacheUnavailable(str(value)))
+                    reply.set_exception(CacheRefused(str(value)))
                     reply.exception()  # seen, even if whoever asked has gone
                 else:
                     reply.set_result(value)

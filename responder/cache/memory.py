@@ -1,10 +1,18 @@
 """A cache in this process: for a first look without Redis, and for tests."""
 
+import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
+
+from responder.cache.entry import token_of
+from responder.cache.port import Claimed, Commit, Place, Slot
+from responder.cache.scripts import PUSH_MAX_BYTES, SEEN_BYTES
+
+LEFT_MS = 3_600_000
 
 
 class MemoryCache:
@@ -20,22 +28,88 @@ class MemoryCache:
         self._clock = clock
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._bytes = 0
+        self._waiting: dict[str, set[MemoryCache]] = {}
+        self._on_push: Callable[[bytes], None] = lambda _push: None
+        self._shared = self
 
     def __repr__(self) -> str:
-        return f"<MemoryCache {len(self._values)} values, {self._bytes} bytes>"
+        return f"<MemoryCache {len(self._shared._values)} values, {self._shared._bytes} bytes>"
+
+    def beside(self) -> "MemoryCache":
+        """The same cache, as another replica sees it: with an inbox of its own."""
+        other = MemoryCache()
+        other._shared = self._shared
+        return other
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        return [self._get(name) for name in names]
+        return [self._shared._get(name) for name in names]
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
         if ttl_ms <= 0:
             msg = f"ttl_ms must be positive, not {ttl_ms}"
             raise ValueError(msg)
-        self._drop(name)
-        self._values[name] = value, self._clock() + ttl_ms / 1000
-        self._bytes += len(name) + len(value)
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._values)))
+        self._shared._set(name, value, ttl_ms)
+
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        there = self._shared._get(name)
+        if there is None:
+            self._shared._set(name, proposal, math.inf)
+        return proposal if there is None else there
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+        found = self._shared._get(_slot(place))
+        if found is None:
+            self._shared._set(_slot(place), mark, lease_ms)
+        attempts = self._shared._get(_beside(place.name, "a"))
+        return Claimed(found, int(attempts or 0))
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        found = self._shared._get(_slot(place))
+        if found is None or found[:SEEN_BYTES] != seen[:SEEN_BYTES]:
+            return False
+        self._shared._set(_slot(place), mark, lease_ms)
+        return True
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        shared, slot = self._shared, _slot(place)
+        if shared._get(slot) != mark:
+            return None
+        shared._waiting.setdefault(place.name, set()).add(self)
+        return max(0, round((shared._values[slot][1] - shared._clock()) * 1000))
+
+    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+        stands = []
+        for place, mark in held:
+            found = self._shared._get(_slot(place))
+            stands.append(found is None or found == mark)
+            if stands[-1]:
+                self._shared._set(_slot(place), mark, lease_ms)
+        return stands
+
+    async def commit(self, commit: Commit) -> bool:
+        shared, name = self._shared, commit.place.name
+        found = shared._get(_slot(commit.place))
+        if found != commit.mark and (found is not None or commit.place.slot is Slot.REFRESH):
+            return False
+        shared._drop(_slot(commit.place))
+        if commit.ttl_ms > 0:
+            shared._set(name, commit.value, commit.ttl_ms)
+        elif commit.leave and commit.place.slot is Slot.VALUE:
+            shared._set(name, commit.leave, LEFT_MS)
+        if commit.clear_attempts:
+            shared._drop(_beside(name, "a"))
+        head = commit.digest + token_of(commit.mark)
+        push = commit.kind + head + commit.value if len(commit.value) <= PUSH_MAX_BYTES else b"P" + head
+        loop = asyncio.get_running_loop()
+        for replica in shared._waiting.pop(name, ()):
+            loop.call_soon(replica._on_push, push)
+        return True
+
+    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+        self._shared._set(_beside(name, "a"), b"%d" % attempts, keep_ms)
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        self._on_push = on_push
 
     async def __aenter__(self) -> Self:
         return self
@@ -43,8 +117,9 @@ class MemoryCache:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._values.clear()
-        self._bytes = 0
+        if self._shared is self:
+            self._values.clear()
+            self._bytes = 0
 
     def _get(self, name: str) -> bytes | None:
         kept = self._values.get(name)
@@ -57,7 +132,22 @@ class MemoryCache:
         self._values.move_to_end(name)
         return value
 
+    def _set(self, name: str, value: bytes, ttl_ms: float) -> None:
+        self._drop(name)
+        self._values[name] = value, self._clock() + ttl_ms / 1000
+        self._bytes += len(name) + len(value)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._values)))
+
     def _drop(self, name: str) -> None:
         kept = self._values.pop(name, None)
         if kept is not None:
             self._bytes -= len(name) + len(kept[0])
+
+
+def _slot(place: Place) -> str:
+    return place.name if place.slot is Slot.VALUE else _beside(place.name, place.slot.value)
+
+
+def _beside(name: str, suffix: str) -> str:
+    return f"{name[:-1]}{suffix}"

@@ -1,12 +1,72 @@
-"""What the service asks of a cache. The behaviour is specified in tests/contract/test_cache.py."""
+"""What the service asks of a cache. The behaviour is specified in tests/contract/test_cache.py and test_leases.py."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 
 class CacheUnavailable(Exception):
     """The cache cannot be used now. Nobody but the latency suffers: the service asks the model."""
+
+
+class CacheRefused(CacheUnavailable):
+    """The cache answered with an error. `code` is its first word, such as OOM, READONLY, NOREPLICAS or NOSCRIPT."""
+
+    @property
+    def code(self) -> str:
+        return str(self).partition(" ")[0].rstrip(":")
+
+
+class Slot(Enum):
+    """Where a lease stands: in the place of the value, or beside a value that is being refreshed."""
+
+    VALUE = "v"
+    REFRESH = "r"
+
+
+class Place(NamedTuple):
+    """Where one answer's lease is: the name of the answer's value, and the slot."""
+
+    name: str
+    slot: Slot
+
+
+class Claimed(NamedTuple):
+    """What a claim found.
+
+    Args:
+        found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
+        attempts: how often the model was started for this key and did not come to an end.
+    """
+
+    found: bytes | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The end of a lease.
+
+    Args:
+        place, mark: the lease; nothing happens unless it still stands, or the slot of the value is empty.
+        value: what to store, and to push to those who wait.
+        ttl_ms: how long it may live; 0 stores nothing.
+        kind: one byte before what is pushed.
+        digest: of the key; it is pushed as well.
+        clear_attempts: the model's process has survived.
+        leave: what to leave in the value's slot, for an hour at most, when nothing is stored; empty for nothing.
+    """
+
+    place: Place
+    mark: bytes
+    value: bytes
+    ttl_ms: int
+    kind: bytes
+    digest: bytes
+    clear_attempts: bool = True
+    leave: bytes = b""
 
 
 class Cache(Protocol):
@@ -20,10 +80,17 @@ class Cache(Protocol):
         """
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
-        """Keep a value for `ttl_ms` milliseconds, which must be positive: nothing lives for ever.
+        """Keep a value for `ttl_ms` milliseconds, which must be positive: no answer lives for ever.
 
         Raises:
             CacheUnavailable: within the operation timeout; the value may or may not be there.
+        """
+
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        """The value that is kept under a name for good: the one that is there, or else the proposal.
+
+        Raises:
+            CacheUnavailable: within the operation timeout.
         """
 
     async def __aenter__(self) -> Self:
@@ -33,3 +100,31 @@ class Cache(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of connections."""
+
+
+class LeaseStore(Cache, Protocol):
+    """The steps of the lease protocol (ARCHITECTURE.md); each is atomic.
+
+    All raise CacheUnavailable within the operation timeout, and then may or may not have happened.
+    """
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+        """Put a mark into an empty slot, for as long as a lease lasts. Safe to repeat: one finds one's own mark."""
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        """Replace exactly what was seen by a mark; False when something else stands there now."""
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        """Have our inbox told when the holder of a mark ends; the milliseconds it has left, None when it is gone."""
+
+    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+        """Make marks last for another lease, and put those back that the store has lost; False where another stands."""
+
+    async def commit(self, commit: Commit) -> bool:
+        """End a lease: store, tell those who wait, let go. False, and nothing, when another holds it by then."""
+
+    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+        """Write down, before our next step, how often the model was started for a name. It is not waited for."""
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        """Say who is told what commits push, and who is told when pushes may have been missed."""

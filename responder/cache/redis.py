@@ -1,24 +1,44 @@
-"""The cache in Redis."""
+"""The cache and the leases in Redis."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from responder.cache.link import RedisLink
+from responder.cache import scripts
+from responder.cache.link import RedisLink, Subscription
+from responder.cache.port import CacheRefused, Claimed, Commit, Place, Slot
+from responder.cache.scripts import SEEN_BYTES, Script
+from responder.logs import logger
+
+log = logger(__name__)
 
 NAMES_AT_ONCE = 128  # a longer MGET would keep Redis from its other clients
 
 
+class UnsuitableCache(Exception):
+    """Redis is set up so that it would drop leases first; the message says what to change."""
+
+
 class RedisCache:
-    """Values in Redis, read with one MGET for many.
+    """Values and leases in Redis, the values read with one MGET for many.
+
+    Commands share one connection, on which they keep their order. What commits push comes on another one.
 
     Args:
         url, timeout_s: see `RedisLink`. There are no retries: redis-py's defaults keep a request waiting for a minute
             on a server that does not answer.
+        inbox: the channel on which this replica is told how the flights ended that it waits for; its own alone.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
         self._link = RedisLink(url, timeout_s=timeout_s)
+        self._inbox = inbox or ""
+        self._on_push: Callable[[bytes], None] = lambda _push: None
+        self._on_gap: Callable[[], None] = lambda: None
+        subscription = Subscription(self._inbox, lambda push: self._on_push(push), lambda: self._on_gap())
+        self._inbox_link = RedisLink(url, timeout_s=timeout_s, subscription=subscription) if inbox else None
+        self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"<RedisCache {self._link!r}>"
@@ -29,27 +49,130 @@ class RedisCache:
         return self._link.is_up
 
     async def __aenter__(self) -> Self:
-        await self._link.__aenter__()
+        async with self._stack:
+            await self._stack.enter_async_context(self._link)
+            if self._inbox_link is not None:
+                await self._stack.enter_async_context(self._inbox_link)
+            if self._link.is_up:
+                await self._check_eviction()
+            self._stack = self._stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._link.__aexit__(kind, error, trace)
+        await self._stack.aclose()
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        if not names:
-            return []
-        if len(names) <= NAMES_AT_ONCE:
+        if 0 < len(names) <= NAMES_AT_ONCE:
             values = await self._link.ask("MGET", *names)
         else:
             starts = range(0, len(names), NAMES_AT_ONCE)
             asked = [self._link.ask("MGET", *names[start : start + NAMES_AT_ONCE]) for start in starts]
             values = [value for part in asked for value in await part]
-        return [value if isinstance(value, bytes) else None for value in values]
+        return values  # type: ignore[no-any-return] # MGET's reply has nothing but bytes and None
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
         if ttl_ms <= 0:
             msg = f"ttl_ms must be positive, not {ttl_ms}"
             raise ValueError(msg)
         await self._link.ask("SET", name, value, "PX", ttl_ms)
+
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        there: bytes | None = await self._link.ask("SET", name, proposal, "NX", "GET")
+        return proposal if there is None else there
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+        slot = _slot(place)
+        claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
+        attempts = self._link.ask("GET", _beside(place.name, "a"))
+        try:
+            found = await claimed
+        except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
+            found = await self._link.ask("GET", slot)
+            if found is None:
+                raise
+        return Claimed(found, _number(await attempts))
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        return bool(await self._run(scripts.TAKE_OVER, [_slot(place)], seen[:SEEN_BYTES], mark, lease_ms))
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        keys = [_slot(place), _beside(place.name, "w")]
+        left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
+        return None if left_ms < 0 else left_ms
+
+    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+        asked = [self._evalsha(scripts.RENEW, [_slot(place)], mark, lease_ms) for place, mark in held]
+        return [
+            bool(await self._or_eval(one, scripts.RENEW, [_slot(place)], mark, lease_ms))
+            for one, (place, mark) in zip(asked, held, strict=True)
+        ]
+
+    async def commit(self, commit: Commit) -> bool:
+        name = commit.place.name
+        done: int = await self._run(
+            scripts.COMMIT,
+            [name, _beside(name, "r"), _beside(name, "w"), _beside(name, "a")],
+            commit.place.slot.value,
+            commit.mark,
+            commit.value,
+            commit.ttl_ms,
+            commit.kind,
+            commit.digest,
+            int(commit.clear_attempts),
+            commit.leave,
+        )
+        if done == 2:
+            raise CacheRefused("OOM: told those who wait, but could not store")
+        return bool(done)
+
+    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+        # A process that dies now has written it: what is in the socket arrives.
+        self._link.ask("SET", _beside(name, "a"), attempts, "PX", keep_ms).add_done_callback(_seen)
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        self._on_push, self._on_gap = on_push, on_gap
+
+    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+        return await self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
+
+    def _evalsha(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
+        return self._link.ask("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+    async def _or_eval(
+        self, asked: Awaitable[Any], script: Script, keys: Sequence[str], *arguments: str | bytes | int
+    ) -> Any:
+        """The reply; a Redis that has forgotten a script (a restart, SCRIPT FLUSH) is told it again."""
+        try:
+            return await asked
+        except CacheRefused as error:
+            if error.code != "NOSCRIPT":
+                raise
+        return await self._link.ask("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def _check_eviction(self) -> None:
+        try:
+            info: bytes = await self._link.ask("INFO", "memory")
+        except CacheRefused:  # not allowed to ask
+            return
+        if b"maxmemory_policy:volatile-ttl" in info:
+            msg = "Redis evicts what expires soonest (maxmemory-policy volatile-ttl): leases first. Set allkeys-lru"
+            raise UnsuitableCache(msg)
+
+
+def _slot(place: Place) -> str:
+    return place.name if place.slot is Slot.VALUE else _beside(place.name, place.slot.value)
+
+
+def _beside(name: str, suffix: str) -> str:
+    return f"{name[:-1]}{suffix}"
+
+
+def _number(text: bytes | None) -> int:
+    return int(text) if text is not None and text.isdigit() else 0
+
+
+def _seen(asked: Any) -> None:
+    if not asked.cancelled():
+        asked.exception()

@@ -4,33 +4,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.cache import Entry, decode_entry, encode_entry
+from responder.cache.entry import generation_of, is_lease, is_mark, lease_mark, token_of, tombstone
 
 ENTRY = Entry(1_000, 6_000, 12, b'{"result":1}')
 DIGEST, OTHER = b"d" * 16, b"e" * 16
+GENERATION = b"g" * 8
 
 
 def test_an_entry_survives_the_cache() -> None:
     """Times, duration and body, byte for byte."""
-    assert decode_entry(DIGEST, encode_entry(DIGEST, ENTRY)) == ENTRY
+    assert decode_entry(DIGEST, GENERATION, encode_entry(DIGEST, GENERATION, ENTRY)) == ENTRY
 
 
 def test_a_value_under_a_wrong_name_is_a_miss() -> None:
     """Two values swapped in Redis: neither is served."""
-    assert decode_entry(OTHER, encode_entry(DIGEST, ENTRY)) is None
+    assert decode_entry(OTHER, GENERATION, encode_entry(DIGEST, GENERATION, ENTRY)) is None
+
+
+def test_a_value_of_another_generation_is_a_miss() -> None:
+    """Its model was invalidated."""
+    assert decode_entry(DIGEST, b"h" * 8, encode_entry(DIGEST, GENERATION, ENTRY)) is None
+
+
+def test_a_lease_and_a_tombstone_are_no_values() -> None:
+    """Nor is a value one of them."""
+    for mark in (lease_mark(GENERATION, b"t" * 16), tombstone(b"t" * 16)):
+        assert is_mark(mark)
+        assert token_of(mark) == b"t" * 16
+        assert decode_entry(DIGEST, GENERATION, mark) is None
+    assert not is_mark(encode_entry(DIGEST, GENERATION, ENTRY))
+    assert is_lease(lease_mark(GENERATION, b"t" * 16))
+    assert not is_lease(tombstone(b"t" * 16))
+    assert generation_of(lease_mark(GENERATION, b"t" * 16)) == GENERATION
+    assert generation_of(encode_entry(DIGEST, GENERATION, ENTRY)) == GENERATION
 
 
 def test_a_value_of_another_format_is_a_miss() -> None:
     """An older or a newer one, after a roll-back or a roll-out."""
-    assert decode_entry(DIGEST, b"\x02" + encode_entry(DIGEST, ENTRY)[1:]) is None
+    assert decode_entry(DIGEST, GENERATION, b"\x02" + encode_entry(DIGEST, GENERATION, ENTRY)[1:]) is None
 
 
 @given(st.binary(max_size=80))
 def test_garbage_is_a_miss_and_never_an_exception(value: bytes) -> None:
     """Whatever somebody else wrote under our name."""
-    assert decode_entry(DIGEST, value) is None
+    assert decode_entry(DIGEST, GENERATION, value) is None
 
 
-@given(st.integers(0, 37))
+@given(st.integers(0, 45))
 def test_a_value_cut_short_in_its_head_is_a_miss(length: int) -> None:
     """A head without a body is no answer either."""
-    assert decode_entry(DIGEST, encode_entry(DIGEST, ENTRY)[: min(length, 37)]) is None
+    assert decode_entry(DIGEST, GENERATION, encode_entry(DIGEST, GENERATION, ENTRY)[: min(length, 45)]) is None

@@ -1,16 +1,15 @@
 """The service: a batch of requests in, answers out."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from responder import Answer, InvalidInput, Unavailable, predictor
-from responder.cache import CachedAnswers
 from responder.cache.memory import MemoryCache
 from responder.predictor import Predictor
-from responder.service import Service
 from schemas import Directives, Failure, decode_reply
-from tests.fakes import BrokenCache, Clock, Echo, GatedModel, Question, Replies, asker, served
+from tests.fakes import BrokenCache, Clock, Echo, GatedModel, Question, Replies, asker, served, serving
 
 
 class House:
@@ -18,9 +17,10 @@ class House:
 
     def __init__(self, pending: int = 100) -> None:
         self.clock = Clock()
-        self.cache = BrokenCache(MemoryCache(clock=self.clock))
+        self.inner = MemoryCache(clock=self.clock)
+        self.cache = BrokenCache(self.inner)
         self.replies = Replies()
-        self.service = Service(CachedAnswers(self.cache, self.clock.ms), self.replies, pending=pending)
+        self.service = serving(self.cache, self.replies, self.clock, pending)
         self.model = GatedModel()
 
 
@@ -79,18 +79,13 @@ async def test_a_late_look_up_finds_what_landed_in_between() -> None:
     class Slow(BrokenCache):
         """Holds the first look-up's answer, a miss, until the value has been stored by another."""
 
-        async def get_many(self, names: object) -> list[bytes | None]:
-            self.asked += 1
-            if self.asked == 1:
-                await stored.wait()
-                return [None]
-            return await house.cache.get_many(names)  # type: ignore[arg-type]
-
-        async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
-            await house.cache.put(name, value, ttl_ms)
+        async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+            found = await super().get_many(names)
+            await stored.wait()
+            return found
 
     stored = asyncio.Event()
-    slow = Service(CachedAnswers(Slow(), house.clock.ms), house.replies, pending=10)
+    slow = serving(Slow(house.inner.beside()), house.replies, house.clock)
     late = asyncio.create_task(slow.handle([ask()]))
     await asyncio.sleep(0)
     await house.service.handle([ask()])

@@ -6,11 +6,9 @@ import time
 import pytest
 
 from responder import predictor
-from responder.cache import CachedAnswers
 from responder.cache.memory import MemoryCache
 from responder.predictor import Predictor
-from responder.service import Service
-from tests.fakes import Echo, Question, Replies, asker, served
+from tests.fakes import Clock, Echo, Question, Replies, asker, served, serving
 
 
 def blocking(gate: threading.Event, **options: object) -> Predictor:
@@ -31,7 +29,7 @@ def blocking(gate: threading.Event, **options: object) -> Predictor:
 async def test_a_blocking_model_runs_in_a_thread_of_its_own() -> None:
     """The event loop turns while it works."""
     gate, replies = threading.Event(), Replies()
-    service = Service(CachedAnswers(MemoryCache()), replies, pending=10)
+    service = serving(MemoryCache(), replies, Clock())
     ask = asker(await served(blocking(gate)))
     began = time.monotonic()
     await service.handle([ask()])
@@ -46,7 +44,7 @@ async def test_exceptions_that_futures_and_threads_mishandle_are_model_errors(te
     """StopIteration and SystemExit end the call, not the thread."""
     gate, replies = threading.Event(), Replies()
     gate.set()
-    service = Service(CachedAnswers(MemoryCache()), replies, pending=10)
+    service = serving(MemoryCache(), replies, Clock())
     ask = asker(await served(blocking(gate, concurrency=1)))
     await service.handle([ask(text)])
     await replies.wait_for(1)
@@ -58,7 +56,7 @@ async def test_exceptions_that_futures_and_threads_mishandle_are_model_errors(te
 async def test_a_hung_thread_keeps_its_permit_and_no_other() -> None:
     """A thread cannot be stopped, so the call is given up and one of two permits stays taken."""
     gate, replies = threading.Event(), Replies()
-    service = Service(CachedAnswers(MemoryCache()), replies, pending=10)
+    service = serving(MemoryCache(), replies, Clock())
     model = await served(blocking(gate, concurrency=2, timeout_s=0.05))
     ask = asker(model)
     await service.handle([ask("hung")])
@@ -88,7 +86,7 @@ async def test_a_class_is_loaded_before_and_closed_after() -> None:
             events.append("close")
 
     replies = Replies()
-    service = Service(CachedAnswers(MemoryCache()), replies, pending=10)
+    service = serving(MemoryCache(), replies, Clock())
     model = await served(Classy)  # type: ignore[arg-type]
     await service.handle([asker(model)()])
     await replies.wait_for(1)

@@ -1,0 +1,83 @@
+"""The steps of the lease protocol that Redis has no single command for.
+
+None of them stands on the path of a cached answer. All keys of one script share a hash tag, and so a cluster slot. They
+run on Redis 7.0 and later and on Valkey.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from responder.cache.entry import MARK_BYTES, TOKEN_BYTES
+
+PUSH_MAX_BYTES = 65_536  # of a value; a larger one is fetched by those who are told of it
+SEEN_BYTES = 64  # how much of what stands in a slot is compared
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name by which Redis knows it."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
+
+
+# KEYS: slot. ARGV: what was seen, mark, milliseconds.
+TAKE_OVER = Script(f"""
+if redis.call('GETRANGE', KEYS[1], 0, {SEEN_BYTES - 1}) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+""")
+
+# KEYS: slot, waiting. ARGV: mark, inbox, milliseconds.
+REGISTER = Script(f"""
+if redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES}) ~= ARGV[1] then return -1 end
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return math.max(0, redis.call('PTTL', KEYS[1]))
+""")
+
+# KEYS: slot. ARGV: mark, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a restart).
+RENEW = Script(f"""
+local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
+if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+if held ~= '' then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+""")
+
+# KEYS: value, refresh, waiting, attempts. ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, leave.
+# A server that is out of memory refuses the SET: those who wait are told all the same.
+COMMIT = Script(f"""
+if ARGV[1] == 'v' then
+  local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
+  if held ~= '' and held ~= ARGV[2] then return 0 end
+elseif redis.call('GET', KEYS[2]) ~= ARGV[2] then
+  return 0
+end
+local kept = 1
+if ARGV[4] ~= '0' then
+  local done = redis.pcall('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  if type(done) == 'table' and done['err'] then kept = 2 end
+end
+if ARGV[1] == 'v' and (ARGV[4] == '0' or kept == 2) then
+  redis.call('DEL', KEYS[1])
+  if ARGV[8] ~= '' then redis.pcall('SET', KEYS[1], ARGV[8], 'PX', 3600000) end
+end
+if ARGV[1] == 'r' then redis.call('DEL', KEYS[2]) end
+if ARGV[7] == '1' then redis.call('DEL', KEYS[4]) end
+local waiting = redis.call('SMEMBERS', KEYS[3])
+if #waiting > 0 then
+  redis.call('DEL', KEYS[3])
+  local head = ARGV[6] .. string.sub(ARGV[2], {MARK_BYTES - TOKEN_BYTES + 1}, {MARK_BYTES})
+  local push = ARGV[5] .. head .. ARGV[3]
+  if #ARGV[3] > {PUSH_MAX_BYTES} then push = 'P' .. head end
+  for _, inbox in ipairs(waiting) do redis.call('PUBLISH', inbox, push) end
+end
+return kept
+""")
+
+ALL = (TAKE_OVER, REGISTER, RENEW, COMMIT)

@@ -1,0 +1,282 @@
+"""One call per key everywhere, while the lease holds.
+
+A lease is a mark in the place where the answer will be, with a token that nobody else has. Who puts it there leads: it
+calls the model, renews the mark while it works, and ends it with a commit that stores the answer and tells those who
+wait. Who finds the mark of another follows. A commit changes nothing once another holds the lease: a leader that was
+stopped for too long is fenced. ARCHITECTURE.md has the states and why this is enough.
+"""
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from responder.cache import (
+    CachedAnswers,
+    CacheRefused,
+    CacheUnavailable,
+    Claimed,
+    Commit,
+    Entry,
+    LeaseStore,
+    Place,
+    Slot,
+    decode_entry,
+    encode_entry,
+)
+from responder.cache.entry import TOKEN_BYTES, generation_of, is_lease, is_mark, lease_mark, token_of
+from responder.freshness import is_fresh
+from responder.keys import Key
+from responder.logs import logger
+from responder.waiting import Waiting
+
+log = logger(__name__)
+
+REPLICA_BYTES = 8
+POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
+TICK_S = 0.1
+UNSENT_KEPT = 1024
+ATTEMPTS_KEPT_MS = 3_600_000
+JITTER_S = (0.002, 0.030)
+VALUE, ERROR = b"V", b"E"
+
+
+@dataclass(eq=False)
+class Lease:
+    """The right to call the model for a key, and the duty to say how that ended.
+
+    Args:
+        attempts: how often the model was started for this key before and never came to an end.
+        leave: what to leave in the slot when nothing is stored: the tombstone whose place the lease took.
+    """
+
+    key: Key
+    place: Place
+    mark: bytes
+    generation: bytes
+    attempts: int = 0
+    leave: bytes = b""
+
+    @property
+    def token(self) -> bytes:
+        return token_of(self.mark)
+
+
+@dataclass(frozen=True)
+class PushedError:
+    """How a flight of another replica failed: what `Lease` holders hand to `commit_error`."""
+
+    content: bytes
+
+
+class Leases:
+    """The leases that this replica holds, and those of others that it waits for.
+
+    Args:
+        store: where leases stand; shared by all replicas.
+        answers: what is read of it.
+        lease_s: how long a lease lasts when its holder dies. It is renewed three times as often.
+        replica: 8 bytes that no other replica has.
+        count: called with the name of something odd.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        answers: CachedAnswers,
+        *,
+        lease_s: float,
+        replica: bytes | None = None,
+        count: Callable[[str], None] = lambda _kind: None,
+    ) -> None:
+        self._store = store
+        self._answers = answers
+        self._lease_s = lease_s
+        self._lease_ms = round(lease_s * 1000)
+        self._replica = replica or secrets.token_bytes(REPLICA_BYTES)
+        self._count = count
+        self._held: dict[bytes, Lease] = {}
+        self._waiting = Waiting()
+        self._unsent: deque[tuple[Commit, float]] = deque(maxlen=UNSENT_KEPT)
+        self._keeper: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[bool]] = set()
+        store.listen(self._waiting.pushed, self._waiting.look_again)
+
+    def __repr__(self) -> str:
+        mine = f"{len(self._held)} held, {len(self._waiting)} followed, {len(self._unsent)} unsent"
+        return f"<Leases of {self._replica.hex()}: {mine}>"
+
+    async def close(self) -> None:
+        """Send what is still to be said, if the store listens, and stop renewing."""
+        if self._sending:
+            await asyncio.wait(set(self._sending))
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+
+    async def acquire(
+        self,
+        key: Key,
+        generation: bytes | None,
+        *,
+        slot: Slot = Slot.VALUE,
+        only_later: bool = False,
+        on_token: Callable[[bytes], None] = lambda _token: None,
+    ) -> Lease | Entry | PushedError:
+        """Lead, or wait for the answer of who does.
+
+        Args:
+            generation: of the key's model, as it was looked up; None to ask for it.
+            slot: where to lead: in the place of a missing value, or beside one that is to be replaced.
+            only_later: take no answer of a flight that had begun before.
+            on_token: called with the token of whoever is found to lead, ourselves included.
+
+        Raises:
+            CacheUnavailable: nothing is known of this key; the model may be called without a lease.
+        """
+        token = self._replica + secrets.token_bytes(TOKEN_BYTES - REPLICA_BYTES)
+        place, began_ms = Place(key.name, slot), self._answers.now_ms()
+        earlier = b""
+        while True:
+            generation = generation or await self._answers.generation(key)
+            mark = lease_mark(generation, token)
+            found, attempts = await self._claim(place, mark)
+            if found is None or found == mark:
+                return self._lead(Lease(key, place, mark, generation, attempts), on_token)
+            if is_lease(found) and generation_of(found) == generation:
+                on_token(token_of(found))
+                landed = await self._follow(key, place, found, began_ms)
+                if only_later and earlier in (b"", found):
+                    earlier = found  # that one had begun before; whoever comes after it has not
+                elif landed is not None:
+                    return landed
+            elif (entry := self._usable(place, decode_entry(key.digest, generation, found))) is not None:
+                return entry
+            # What stands there is a tombstone, of another generation, stale or no value at all. If ours is the old
+            # generation, what stands there may be better than what we would replace it with.
+            elif (current := await self._answers.generation(key)) != generation:
+                generation = current
+            elif await self._store.take_over(place, found, mark, self._lease_ms):
+                leave = found if is_mark(found) and not is_lease(found) else b""
+                return self._lead(Lease(key, place, mark, generation, attempts, leave), on_token)
+
+    async def _claim(self, place: Place, mark: bytes) -> Claimed:
+        """Claim; with no reply we may have led since, and call the model. Renewals and the commit find out."""
+        try:
+            return await self._store.claim(place, mark, self._lease_ms)
+        except CacheRefused:
+            raise
+        except CacheUnavailable as error:
+            self._answers.went_down(error)
+            return Claimed(None, 0)
+
+    def _usable(self, place: Place, entry: Entry | None) -> Entry | None:
+        fresh = entry is not None and is_fresh(entry, self._answers.now_ms())
+        return entry if fresh and place.slot is Slot.VALUE else None
+
+    async def _renewed(self, key: Key, began_ms: int) -> Entry | None:
+        """What a refresh has stored that began after this moment; a large value is not pushed."""
+        found = await self._answers.look_up([key])
+        entry = found[0] if found else None
+        return entry if isinstance(entry, Entry) and entry.stored_at_ms - entry.duration_ms >= began_ms else None
+
+    def count_start(self, lease: Lease) -> None:
+        """The model starts: should it take its process with it, the next one who leads knows."""
+        self._store.count_attempt(lease.key.name, lease.attempts + 1, ATTEMPTS_KEPT_MS)
+
+    async def commit(self, lease: Lease, entry: Entry, ttl_ms: int) -> bool:
+        """Hand an answer over to those who wait, and keep it for `ttl_ms`; False when it was not kept."""
+        value = encode_entry(lease.key.digest, lease.generation, entry)
+        return await self._end(lease, value, ttl_ms, VALUE) and ttl_ms > 0
+
+    async def commit_error(self, lease: Lease, content: bytes, *, clear_attempts: bool = True) -> None:
+        """Hand an error over to those who wait, so that they do not try one after the other."""
+        await self._end(lease, content, 0, ERROR, clear_attempts=clear_attempts)
+
+    def abandon(self, lease: Lease) -> None:
+        """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
+        if self._held.get(lease.token) is lease:
+            task = asyncio.ensure_future(self._end(lease, b"", 0, b"P"))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    def _lead(self, lease: Lease, on_token: Callable[[bytes], None]) -> Lease:
+        on_token(lease.token)
+        self._held[lease.token] = lease
+        self._wake_keeper()
+        return lease
+
+    def _wake_keeper(self) -> None:
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.ensure_future(self._keep())
+
+    async def _end(
+        self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes, *, clear_attempts: bool = True
+    ) -> bool:
+        self._held.pop(lease.token, None)
+        commit = Commit(lease.place, lease.mark, content, ttl_ms, kind, lease.key.digest, clear_attempts, lease.leave)
+        try:
+            return self._told(await self._store.commit(commit))
+        except CacheRefused as error:
+            self._answers.went_down(error)
+        except CacheUnavailable as error:  # somebody may wait for it: it is said again as soon as the store listens
+            self._answers.went_down(error)
+            self._unsent.append((commit, asyncio.get_running_loop().time() + self._lease_s))
+            self._wake_keeper()
+        return False
+
+    def _told(self, stood: bool) -> bool:  # noqa: FBT001 - the store's word
+        if not stood:
+            self._count("commit_fenced")
+        return stood
+
+    async def _follow(self, key: Key, place: Place, mark: bytes, began_ms: int) -> Entry | PushedError | None:
+        """What the holder of a mark ends with; None when it is time to look again."""
+        # We listen before we ask to be told, or what is said in between would be lost.
+        with self._waiting.waiter(key.digest, token_of(mark)) as waiter:
+            left_ms = await self._store.register(place, mark, 4 * self._lease_ms)
+            if left_ms is not None:
+                await asyncio.wait({waiter.push}, timeout=min(left_ms / 1000 + random.uniform(*JITTER_S), POLL_S))
+        kind, content = waiter.pushed[:1], waiter.pushed[1:]
+        if kind == ERROR:
+            return PushedError(content)
+        if kind == VALUE:
+            return decode_entry(key.digest, generation_of(mark), content)
+        return await self._renewed(key, began_ms) if place.slot is Slot.REFRESH else None
+
+    async def _keep(self) -> None:
+        """Renew what is held and say what could not be said, while there is any of it."""
+        loop = asyncio.get_running_loop()
+        renew_at = loop.time() + self._lease_s / 3
+        while self._held or self._unsent:
+            await asyncio.sleep(TICK_S)
+            await self._say_again()
+            if self._held and loop.time() >= renew_at:
+                renew_at = loop.time() + self._lease_s / 3
+                await self._renew()
+
+    async def _renew(self) -> None:
+        held = list(self._held.values())
+        try:
+            stands = await self._store.renew([(lease.place, lease.mark) for lease in held], self._lease_ms)
+        except CacheUnavailable as error:
+            self._answers.went_down(error)
+            return
+        for lease, still in zip(held, stands, strict=True):
+            if not still and self._held.pop(lease.token, None) is not None:
+                self._count("lease_lost")
+
+    async def _say_again(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._unsent:
+            commit, until = self._unsent[0]
+            if until > now:
+                try:
+                    self._told(await self._store.commit(commit))
+                except CacheUnavailable:
+                    return
+            self._unsent.popleft()
