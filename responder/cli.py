@@ -1,7 +1,9 @@
 """The operator's commands; nothing else."""
 
+import asyncio
 import json
-from typing import Annotated, NoReturn
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -12,7 +14,7 @@ from responder.settings import InvalidSettings, Settings
 from responder.signature import InvalidPredictor
 from responder.topology import request_queue
 
-USAGE = 2
+FAILED, USAGE = 1, 2
 
 cli = typer.Typer(
     name="responder",
@@ -77,6 +79,58 @@ def check(models: Models, as_json: AsJson = False) -> None:  # noqa: FBT002 - a 
         typer.echo(
             f"{one.name} {one.version}: queue {request_queue(settings.namespace, one.name)}, ttl {one.ttl_s:g} s"
         )
+
+
+@cli.command()
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="a predictor, e.g. examples.price:price")],
+    body: Annotated[str, typer.Argument(metavar="JSON", help="an input, as a request would carry it")],
+    tenant: Annotated[str, typer.Option(help="whose answer")] = "",
+    as_json: AsJson = False,  # noqa: FBT002 - a command-line flag
+) -> None:
+    """Show an input's canonical form, its key, what is cached of it, who is working on it, and why it would miss."""
+    [predictor], settings = _load([model])
+    from responder.operate import explained  # see `serve`
+
+    facts = _operate(explained(settings, predictor, body.encode(), tenant.encode()))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if value not in (None, {}):
+            typer.echo(f"{name:12} {value}")
+
+
+@cli.command()
+def invalidate(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="a model's name, e.g. price")] = None,
+    key: Annotated[str | None, typer.Option(help="one answer's key, as `explain` prints it")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every model of the namespace")] = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Have cached answers given no more: all of a model, one by its key, or all. Flights in the air store nothing."""
+    if (model is not None) + (key is not None) + every != 1:
+        _wrong_usage("give one of MODEL, --key KEY and --all")
+    try:
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        _wrong_usage(str(error))
+    from responder.operate import invalidated  # see `serve`
+
+    facts = _operate(invalidated(settings, model, key))
+    typer.echo(json.dumps(facts, indent=2) if as_json else facts["done"])
+
+
+def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    from responder.operate import CannotOperate
+
+    try:
+        return asyncio.run(work)
+    except ValueError as error:  # an input or a key that is none
+        _wrong_usage(str(error))
+    except CannotOperate as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(FAILED) from None
 
 
 def _load(models: list[str]) -> tuple[list[Predictor], Settings]:

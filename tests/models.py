@@ -5,6 +5,7 @@ The oracle is deterministic, and appends what it does to a file per process, whi
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def record(event: str, number: int) -> None:
     if folder:
         with Path(folder, f"{os.getpid()}.log").open("a") as file:
             file.write(f"{event} {number}\n")
+
+
+def starters(folder: Path, number: int) -> list[int]:
+    """The processes that have started work on a number, in the order of their names."""
+    return [int(path.stem) for path in sorted(folder.glob("*.log")) if f"start {number}\n" in path.read_text()]
 
 
 def recorded(folder: Path, event: str) -> list[int]:
@@ -74,4 +80,30 @@ async def oracle(task: Task) -> Done:
     if task.ending == "nan":
         return Done.model_construct(square=float("nan"))  # type: ignore[arg-type]
     record("finish", task.number)
+    return Done(square=task.number**2)
+
+
+@predictor(name="slow", version="1", ttl=60, timeout_s=30)
+async def slow(task: Task) -> Done:
+    """As the oracle, with more time."""
+    record("start", task.number)
+    await asyncio.sleep(task.seconds)
+    record("finish", task.number)
+    return Done(square=task.number**2)
+
+
+@predictor(name="deadly", version="1", timeout_s=5)
+async def deadly(task: Task) -> Done:
+    """End the process, without a word, when it is told to."""
+    record("start", task.number)
+    if task.ending == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Done(square=task.number**2)
+
+
+@predictor(name="one_by_one", version="1", concurrency=1, timeout_s=10)
+async def one_by_one(task: Task) -> Done:
+    """As the oracle, one at a time."""
+    record("start", task.number)
+    await asyncio.sleep(task.seconds)
     return Done(square=task.number**2)

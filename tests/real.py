@@ -109,6 +109,10 @@ class ResponderProcess:
     def start(self) -> None:
         """Start it and wait until it is ready."""
         self.launch()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it consumes."""
         assert self.process is not None
         give_up_at = time.monotonic() + 20
         while self.probe("/readyz") != 200:
@@ -236,3 +240,21 @@ class ForeignClient:
                 seen.add(str((await self.reply(quiet_s)).correlation_id))
             except TimeoutError:
                 return seen
+
+
+@contextmanager
+def replicas(
+    servers: Servers, namespace: str, model: str, count: int, **environment: str
+) -> Iterator[list[ResponderProcess]]:
+    """So many running ones, which start together."""
+    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
+    them = [ResponderProcess(model, urls | environment) for _ in range(count)]
+    try:
+        for one in them:
+            one.launch()
+        for one in them:
+            one.wait_until_ready()
+        yield them
+    finally:
+        for one in them:
+            one.end()

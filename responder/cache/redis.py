@@ -48,6 +48,11 @@ class RedisCache:
         """Whether Redis answers; while False everything is CacheUnavailable at once."""
         return self._link.is_up
 
+    @property
+    def hears(self) -> bool:
+        """Whether what commits push arrives."""
+        return self._inbox_link is not None and self._inbox_link.is_up
+
     async def __aenter__(self) -> Self:
         async with self._stack:
             await self._stack.enter_async_context(self._link)

@@ -1,0 +1,300 @@
+"""What every lease store promises: the steps of the protocol, each atomic, and what they tell to whom."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deploy.found import Servers
+from responder.cache import CacheRefused, Claimed, Commit, LeaseStore, Place, Slot
+from responder.cache.entry import lease_mark, tombstone
+from responder.cache.link import RedisLink
+from responder.cache.memory import MemoryCache
+from responder.cache.redis import RedisCache, UnsuitableCache
+from responder.cache.scripts import PUSH_MAX_BYTES
+from tests.real import own_redis, until
+
+GENERATION, DIGEST = b"g" * 8, b"d" * 16
+OURS, THEIRS = lease_mark(GENERATION, b"o" * 16), lease_mark(GENERATION, b"t" * 16)
+Both = tuple[LeaseStore, LeaseStore]
+
+
+class Heard:
+    """What an inbox was told."""
+
+    def __init__(self, store: LeaseStore) -> None:
+        self.pushes: list[bytes] = []
+        self.gaps = 0
+        store.listen(self.pushes.append, self._gap)
+
+    def _gap(self) -> None:
+        self.gaps += 1
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
+async def stores(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Both]:
+    """Two replicas of each implementation."""
+    if request.param == "memory":
+        memory = MemoryCache()
+        async with memory as one, memory.beside() as other:
+            yield one, other
+    else:
+        servers: Servers = request.getfixturevalue("servers")
+        url = servers.redis_url
+        async with (
+            RedisCache(url, timeout_s=2.0, inbox=f"{namespace}1") as here,
+            RedisCache(url, timeout_s=2.0, inbox=f"{namespace}2") as there,
+        ):
+            yield here, there
+
+
+@pytest.fixture
+def place(namespace: str) -> Place:
+    """Where an answer's lease stands."""
+    return Place(f"{namespace}{{a}}:v", Slot.VALUE)
+
+
+def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, **more: object) -> Commit:
+    """A commit of ours."""
+    return Commit(place, OURS, value, ttl_ms, b"V", DIGEST, **more)  # type: ignore[arg-type]
+
+
+async def test_one_of_all_who_claim_leads(stores: Both, place: Place) -> None:
+    """The others find its mark; who repeats a claim finds its own, so that a lost reply costs nothing."""
+    one, other = stores
+    assert await one.claim(place, OURS, 5000) == Claimed(None, 0)
+    assert await other.claim(place, THEIRS, 5000) == Claimed(OURS, 0)
+    assert await one.claim(place, OURS, 5000) == Claimed(OURS, 0)
+
+
+async def test_a_lease_ends_by_itself(stores: Both, place: Place) -> None:
+    """Of a holder that has died nothing is left."""
+    await stores[0].claim(place, OURS, 30)
+    async with asyncio.timeout(5):
+        while (await stores[1].claim(place, THEIRS, 60_000)).found == OURS:
+            pass
+
+
+async def test_a_value_is_stored_and_pushed_to_those_who_registered(stores: Both, place: Place) -> None:
+    """With the key's digest and the leader's token before it; to nobody else, and once."""
+    one, other = stores
+    heard, silent = Heard(other), Heard(one)
+    await one.claim(place, OURS, 5000)
+    left_ms = await other.register(place, OURS, 20_000)
+    assert left_ms is not None
+    assert 0 < left_ms <= 5000
+    assert await one.commit(ending(place))
+    assert await other.get_many([place.name]) == [b"value"]
+    await until(lambda: heard.pushes == [b"V" + DIGEST + b"o" * 16 + b"value"])
+    assert await other.claim(place, THEIRS, 5000) == Claimed(b"value", 0)
+    assert silent.pushes == []
+
+
+async def test_who_comes_to_register_too_late_is_told_so(stores: Both, place: Place) -> None:
+    """The holder has ended, or another one leads: look again."""
+    one, other = stores
+    assert await other.register(place, OURS, 20_000) is None
+    await one.claim(place, OURS, 5000)
+    assert await other.register(place, THEIRS, 20_000) is None
+    await one.commit(ending(place))
+    assert await other.register(place, OURS, 20_000) is None
+
+
+async def test_a_large_value_is_announced_and_not_pushed(stores: Both, place: Place) -> None:
+    """A pub/sub client that is sent too much is thrown out by Redis."""
+    one, other = stores
+    heard = Heard(other)
+    for size in (PUSH_MAX_BYTES, PUSH_MAX_BYTES + 1):
+        await one.claim(place, OURS, 5000)
+        await other.register(place, OURS, 20_000)
+        await one.commit(ending(place, b"x" * size, 0))
+    await until(lambda: len(heard.pushes) == 2)
+    assert [push[:1] for push in heard.pushes] == [b"V", b"P"]
+    assert [len(push) for push in heard.pushes] == [33 + PUSH_MAX_BYTES, 33]
+
+
+async def test_what_must_not_be_kept_is_handed_over_and_leaves_nothing(stores: Both, place: Place) -> None:
+    """No value, no lease; a tombstone stays where one was."""
+    one, other = stores
+    heard, grave = Heard(other), tombstone(b"x" * 16)
+    await one.claim(place, OURS, 5000)
+    await other.register(place, OURS, 20_000)
+    assert await one.commit(ending(place, ttl_ms=0))
+    await until(lambda: len(heard.pushes) == 1)
+    assert await other.get_many([place.name]) == [None]
+    await one.claim(place, OURS, 5000)
+    assert await one.commit(ending(place, ttl_ms=0, leave=grave))
+    assert await other.get_many([place.name]) == [grave]
+
+
+@pytest.mark.parametrize("there", [THEIRS, b"newer value", tombstone(b"x" * 16)])
+async def test_a_commit_changes_nothing_once_something_else_stands_there(
+    stores: Both, place: Place, there: bytes
+) -> None:
+    """The late leader is fenced: the newer value, lease or tombstone stays, and nobody is told."""
+    one, other = stores
+    heard = Heard(other)
+    await one.claim(place, OURS, 5000)
+    await other.register(place, OURS, 20_000)
+    await other.put(place.name, there, 60_000)
+    assert not await one.commit(ending(place))
+    assert await one.get_many([place.name]) == [there]
+    await one.get_many([place.name])
+    assert heard.pushes == []
+
+
+async def test_a_commit_into_an_empty_place_stands(stores: Both, place: Place) -> None:
+    """Redis has lost the lease, and nobody has claimed since."""
+    assert await stores[0].commit(ending(place))
+    assert await stores[1].get_many([place.name]) == [b"value"]
+
+
+async def test_a_renewal_keeps_a_lease_and_puts_back_a_lost_one(stores: Both, place: Place) -> None:
+    """And says so when another one stands there."""
+    one, other = stores
+    lost, taken = (
+        Place(place.name.replace("{a}", "{b}"), Slot.VALUE),
+        Place(place.name.replace("{a}", "{c}"), Slot.REFRESH),
+    )
+    await one.claim(place, OURS, 200)
+    await other.claim(taken, THEIRS, 5000)
+    assert await one.renew([(place, OURS), (lost, OURS), (taken, OURS)], 60_000) == [True, True, False]
+    assert (await other.claim(lost, THEIRS, 5000)).found == OURS
+    left_ms = await other.register(place, OURS, 20_000)
+    assert left_ms is not None
+    assert left_ms > 5000
+    assert await one.renew([], 5000) == []
+
+
+async def test_a_take_over_replaces_exactly_what_was_seen(stores: Both, place: Place) -> None:
+    """Of two who saw the same, one wins; a value is compared by its beginning."""
+    one, other = stores
+    seen = b"value of an old generation" * 10
+    await one.put(place.name, seen, 60_000)
+    assert await one.take_over(place, seen, OURS, 5000)
+    assert not await other.take_over(place, seen, THEIRS, 5000)
+    assert await other.get_many([place.name]) == [OURS]
+
+
+async def test_a_refresh_leaves_the_value_until_it_is_replaced(stores: Both, place: Place) -> None:
+    """It leads beside the value; it is fenced when its own mark is gone, even though the value is nobody's."""
+    one, other = stores
+    heard, beside = Heard(other), Place(place.name, Slot.REFRESH)
+    await one.put(place.name, b"old", 60_000)
+    assert (await one.claim(beside, OURS, 5000)).found is None
+    assert (await other.claim(beside, THEIRS, 5000)).found == OURS
+    await other.register(beside, OURS, 20_000)
+    assert await other.get_many([place.name]) == [b"old"]
+    assert await one.commit(ending(beside, b"new"))
+    await until(lambda: heard.pushes == [b"V" + DIGEST + b"o" * 16 + b"new"])
+    assert await other.get_many([place.name]) == [b"new"]
+    assert not await one.commit(ending(beside, b"late"))
+    assert await other.get_many([place.name]) == [b"new"]
+    assert (await other.claim(beside, THEIRS, 5000)).found is None
+
+
+async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place: Place) -> None:
+    """And beyond it when the end says nothing about the input."""
+    one, other = stores
+    await one.claim(place, OURS, 60_000)
+    one.count_attempt(place.name, 2, 60_000)
+    assert (await one.claim(place, OURS, 5000)).attempts == 2
+    await one.commit(ending(place, ttl_ms=0, clear_attempts=False))
+    assert (await other.claim(place, OURS, 5000)).attempts == 2
+    await one.commit(ending(place, ttl_ms=0))
+    assert (await other.claim(place, OURS, 5000)).attempts == 0
+
+
+async def test_all_settle_on_one_value(stores: Both, place: Place) -> None:
+    """The first proposal."""
+    one, other = stores
+    assert await one.settle_on(place.name, b"1") == b"1"
+    assert await other.settle_on(place.name, b"2") == b"1"
+
+
+@pytest.mark.servers
+async def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(servers: Servers, namespace: str) -> None:
+    """One round trip more, once; the neighbours in a pipeline included."""
+    async with (
+        RedisLink(servers.redis_url, timeout_s=2.0) as link,
+        RedisCache(servers.redis_url, timeout_s=2.0, inbox=namespace) as cache,
+    ):
+        places = [Place(f"{namespace}{{{number}}}:v", Slot.VALUE) for number in range(10)]
+        for one in places:
+            await cache.claim(one, OURS, 5000)
+        await link.ask("SCRIPT", "FLUSH")
+        assert await cache.renew([(one, OURS) for one in places], 5000) == [True] * 10
+        await link.ask("SCRIPT", "FLUSH")
+        assert await asyncio.gather(*(cache.register(one, OURS, 5000) for one in places)) != [None] * 10
+        await link.ask("SCRIPT", "FLUSH")
+        assert await asyncio.gather(*(cache.commit(ending(one)) for one in places)) == [True] * 10
+
+
+@pytest.mark.servers
+async def test_a_full_or_read_only_redis_still_reads(tmp_path: Path) -> None:
+    """A claim that may not write finds what is there, one that finds nothing says why, and who waits is told."""
+    with own_redis(tmp_path) as redis:
+        async with (
+            RedisLink(redis.url, timeout_s=2.0) as link,
+            RedisCache(redis.url, timeout_s=2.0, inbox="1") as one,
+            RedisCache(redis.url, timeout_s=2.0, inbox="2") as other,
+        ):
+            heard = Heard(other)
+            there, gone, led = (Place(f"{{{name}}}:v", Slot.VALUE) for name in "abc")
+            await one.put(there.name, b"value", 60_000)
+            await one.claim(led, OURS, 60_000)
+            await other.register(led, OURS, 60_000)
+            await link.ask("CONFIG", "SET", "maxmemory", "1mb", "maxmemory-policy", "noeviction")
+            assert (await one.claim(there, OURS, 5000)).found == b"value"
+            with pytest.raises(CacheRefused) as refused:
+                await one.claim(gone, OURS, 5000)
+            assert refused.value.code == "OOM"
+            with pytest.raises(CacheRefused, match="OOM"):
+                await one.commit(ending(led))
+            await until(lambda: [push[:1] for push in heard.pushes] == [b"V"])
+            await link.ask("CONFIG", "SET", "maxmemory", "0")
+            await link.ask("REPLICAOF", "127.0.0.1", "1")
+            assert (await one.claim(there, OURS, 5000)).found == b"value"
+            with pytest.raises(CacheRefused) as refused:
+                await one.claim(gone, OURS, 5000)
+            assert refused.value.code == "READONLY"
+            await link.ask("REPLICAOF", "NO", "ONE")
+            await link.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+            assert (await one.claim(there, OURS, 5000)).found == b"value"
+            with pytest.raises(CacheRefused) as refused:
+                await one.claim(gone, OURS, 5000)
+            assert refused.value.code == "NOREPLICAS"
+
+
+@pytest.mark.servers
+async def test_a_redis_that_evicts_leases_first_is_refused(tmp_path: Path) -> None:
+    """With what to change; the other policies are welcome."""
+    with own_redis(tmp_path) as redis:
+        async with RedisLink(redis.url, timeout_s=2.0) as link:
+            await link.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+            with pytest.raises(UnsuitableCache, match="allkeys-lru"):
+                async with RedisCache(redis.url, timeout_s=2.0, inbox="1"):
+                    pass
+            await link.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+            async with RedisCache(redis.url, timeout_s=2.0, inbox="1") as cache:
+                assert cache.is_up
+
+
+@pytest.mark.servers
+async def test_an_inbox_that_was_cut_says_that_something_may_be_missing(tmp_path: Path) -> None:
+    """And hears again; so does one whose Redis was silent for a while."""
+    with own_redis(tmp_path) as redis:
+        async with (
+            RedisLink(redis.url, timeout_s=0.2) as link,
+            RedisCache(redis.url, timeout_s=0.2, inbox="1") as cache,
+        ):
+            heard = Heard(cache)
+            await link.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: heard.gaps == 1)
+            redis.freeze()
+            await until(lambda: not cache.hears, timeout_s=3)
+            redis.thaw()
+            await until(lambda: heard.gaps == 2)
+            await link.ask("PUBLISH", "1", b"V" * 40)
+            await until(lambda: heard.pushes == [b"V" * 40])
