@@ -36,6 +36,7 @@ from responder.waiting import Waiting
 log = logger(__name__)
 
 REPLICA_BYTES = 8
+ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
 TICK_S = 0.1
 UNSENT_KEPT = 1024
@@ -99,14 +100,14 @@ class Leases:
         self._replica = replica or secrets.token_bytes(REPLICA_BYTES)
         self._count = count
         self._held: dict[bytes, Lease] = {}
-        self._waiting = Waiting()
+        self.waiting = Waiting()
         self._unsent: deque[tuple[Commit, float]] = deque(maxlen=UNSENT_KEPT)
         self._keeper: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[bool]] = set()
-        store.listen(self._waiting.pushed, self._waiting.look_again)
+        store.listen(self.waiting.pushed, self.waiting.look_again)
 
     def __repr__(self) -> str:
-        mine = f"{len(self._held)} held, {len(self._waiting)} followed, {len(self._unsent)} unsent"
+        mine = f"{len(self._held)} held, {len(self.waiting)} followed, {len(self._unsent)} unsent"
         return f"<Leases of {self._replica.hex()}: {mine}>"
 
     async def close(self) -> None:
@@ -237,9 +238,15 @@ class Leases:
     async def _follow(self, key: Key, place: Place, mark: bytes, began_ms: int) -> Entry | PushedError | None:
         """What the holder of a mark ends with; None when it is time to look again."""
         # We listen before we ask to be told, or what is said in between would be lost.
-        with self._waiting.waiter(key.digest, token_of(mark)) as waiter:
-            left_ms = await self._store.register(place, mark, 4 * self._lease_ms)
-            if left_ms is not None:
+        with self.waiting.waiter(key.digest, token_of(mark)) as waiter:
+            on_its_way_s = 0.0
+            while not waiter.push.done():
+                left_ms = await self._store.register(place, mark, 4 * self._lease_ms)
+                if left_ms is None:
+                    # If it ended after we had registered, we were told on the other connection.
+                    await asyncio.wait({waiter.push}, timeout=on_its_way_s)
+                    break
+                on_its_way_s = ON_ITS_WAY_S
                 await asyncio.wait({waiter.push}, timeout=min(left_ms / 1000 + random.uniform(*JITTER_S), POLL_S))
         kind, content = waiter.pushed[:1], waiter.pushed[1:]
         if kind == ERROR:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,10 @@ class Proxy:
         self.connections = 0
         self.cuts = 0
         self.passed: dict[tuple[int, str], int] = {}
+        self.turns: Counter[int] = Counter()  # of a connection: how often the server's turn came
+        self.dropped = 0
+        self._last_way: dict[int, str] = {}
+        self._drop: bytes | None = None
         for gate in self._open.values():
             gate.set()
 
@@ -48,6 +53,15 @@ class Proxy:
         """The server's URL, through here."""
         head, _, tail = url.rpartition(":")
         return f"{head.rpartition('@')[0]}@127.0.0.1:{self.port}/{tail.partition('/')[2]}"
+
+    def plain_url(self, url: str) -> str:
+        """The same of a URL without a user, like `redis://127.0.0.1:6379/0`."""
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://127.0.0.1:{self.port}/{rest.partition('/')[2]}"
+
+    def drop_reply_to(self, words: bytes) -> None:
+        """Swallow what the server says after the next thing that a client sends with these words in it."""
+        self._drop = words
 
     def hold(self, way: str) -> None:
         """Let nothing pass in a direction; the sockets stay open."""
@@ -86,11 +100,23 @@ class Proxy:
             self._sockets -= ends
             self._pipes -= pipes
 
+    def _is_dropped(self, way: str, data: bytes) -> bool:
+        if way == DOWN and self._drop == b"":
+            self._drop, self.dropped = None, self.dropped + 1
+            return True
+        if way == UP and self._drop and self._drop in data:
+            self._drop = b""
+        return False
+
     async def _pipe(self, number: int, way: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         limit, passed = self._limit(number, way), 0
         with contextlib.suppress(OSError):
             while data := await source.read(65_536):
                 await self._open[way].wait()
+                if self._is_dropped(way, data):
+                    continue
+                self.turns[number] += way == UP != self._last_way.get(number)
+                self._last_way[number] = way
                 part = data if limit is None else data[: limit - passed]
                 passed += len(part)
                 self.passed[number, way] = passed

@@ -22,6 +22,7 @@ Command = tuple[str | bytes | int, ...]
 
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows one argument
 _NO_REPLY_YET = object()
+_SKIP_REPLY = _pack(("CLIENT", "REPLY", "SKIP"))
 
 
 class InvalidCacheUrl(ValueError):
@@ -113,6 +114,11 @@ class RedisLink:
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(CacheUnavailable(self._problem))
         return failed
+
+    def tell(self, *command: str | bytes | int) -> None:
+        """Send a command that is answered by nothing, before anything else happens here; nobody learns if it fails."""
+        if self._up is not None:
+            self._up.tell(command)
 
     async def _supervise(self) -> None:
         delay_s = FIRST_DELAY_S
@@ -208,6 +214,10 @@ class _Pipelined(asyncio.Protocol):
             self._queued.append(packed)
         return reply
 
+    def tell(self, command: Command) -> None:
+        queued, self._queued = self._queued, []
+        self._write(b"".join([*queued, _SKIP_REPLY, _pack(command)]))
+
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         try:
@@ -244,7 +254,8 @@ class _Pipelined(asyncio.Protocol):
 
     def _flush(self) -> None:
         queued, self._queued = self._queued, []
-        self._write(b"".join(queued))
+        if queued:
+            self._write(b"".join(queued))
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -133,8 +133,8 @@ class RedisCache:
         return bool(done)
 
     def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
-        # A process that dies now has written it: what is in the socket arrives.
-        self._link.ask("SET", _beside(name, "a"), attempts, "PX", keep_ms).add_done_callback(_seen)
+        # A process that dies now has said it: what is in the socket arrives.
+        self._link.tell("SET", _beside(name, "a"), attempts, "PX", keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap
@@ -176,8 +176,3 @@ def _beside(name: str, suffix: str) -> str:
 
 def _number(text: bytes | None) -> int:
     return int(text) if text is not None and text.isdigit() else 0
-
-
-def _seen(asked: Any) -> None:
-    if not asked.cancelled():
-        asked.exception()

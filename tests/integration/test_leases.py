@@ -1,0 +1,287 @@
+"""Replicas on a real Redis: what they promise each other, counted on the wire and hurt through a proxy."""
+
+import asyncio
+import random
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from deploy.found import Servers
+from responder import Unavailable, predictor
+from responder.cache.link import RedisLink
+from responder.operate import Operator
+from schemas import Directives
+from tests.fakes import Echo, GatedModel, Question
+from tests.proxy import Proxy
+from tests.real import ROOT, own_redis, until
+from tests.replica import on_redis
+
+pytestmark = pytest.mark.servers
+
+
+async def test_round_trips_on_the_wire(servers: Servers, namespace: str) -> None:
+    """A hit takes one, a leader three at most, a follower three at most and a push, on another connection."""
+    model = GatedModel()
+    async with (
+        Proxy.running(servers.redis_url) as here,
+        Proxy.running(servers.redis_url) as there,
+        on_redis(here.plain_url(servers.redis_url), model.predictor(), namespace=namespace) as one,
+        on_redis(there.plain_url(servers.redis_url), model.predictor(), namespace=namespace) as other,
+    ):
+
+        def reached(turns: int) -> bool:
+            return there.turns[0] >= turns
+
+        taken: list[tuple[int, int]] = []
+        for text in ("scripts are told to Redis here", "a"):
+            before = here.turns[0], there.turns[0]
+            model.gate.clear()
+            leading = asyncio.ensure_future(one.ask(text))
+            await until(lambda: model.running == 1)
+            following = asyncio.ensure_future(other.ask(text))
+            await until(partial(reached, before[1] + 3))
+            model.gate.set()
+            kinds = [reply.status.kind for reply in await asyncio.gather(leading, following)]
+            taken.append((here.turns[0] - before[0], there.turns[0] - before[1]))
+        before = here.turns[0], 0
+        hit = await one.ask("a")
+        taken.append((here.turns[0] - before[0], 0))
+    assert [*kinds, hit.status.kind] == ["miss", "collapsed", "hit"]
+    assert taken[1][0] <= 3
+    assert taken[1][1] <= 3
+    assert taken[2][0] == 1
+
+
+async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(servers: Servers, namespace: str) -> None:
+    """The median of 200, from the moment the model ends."""
+    behind_ms: list[float] = []
+    model = GatedModel()
+    async with (
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
+    ):
+        for number in range(200):
+            model.gate.clear()
+            leading = asyncio.ensure_future(one.ask(str(number)))
+            await until(lambda: model.running == 1)
+            following = asyncio.ensure_future(other.ask(str(number)))
+            await until(lambda: len(other.leases.waiting) == 1)
+            await asyncio.sleep(0.002)  # until it has registered, which nobody can see
+            began = time.perf_counter()
+            model.gate.set()
+            assert (await following).status.kind == "collapsed"
+            behind_ms.append((time.perf_counter() - began) * 1000)
+            await leading
+    assert len(model.calls) == 200
+    assert statistics.median(behind_ms) <= 2.0, f"p50 {statistics.median(behind_ms):.2f} ms, worst {max(behind_ms):.2f}"
+
+
+async def test_a_claim_whose_reply_is_lost_does_not_wait_for_a_lease(servers: Servers, namespace: str) -> None:
+    """The operation timeout, and then the model; what it answers is there as soon as Redis is."""
+    model = GatedModel(is_open=True)
+    async with (
+        Proxy.running(servers.redis_url) as proxy,
+        on_redis(proxy.plain_url(servers.redis_url), model.predictor(), namespace=namespace) as one,
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
+    ):
+        await one.ask("warm")
+        proxy.drop_reply_to(b"NX")
+        began = time.perf_counter()
+        first = await one.ask()
+        took_s = time.perf_counter() - began
+        second = await other.ask()
+        assert time.perf_counter() - began < 1.0
+    assert took_s < 0.2 + 0.15
+    assert proxy.dropped == 1
+    assert (first.status.kind, model.calls) == ("miss", ["warm", "a"])
+    assert second.status.kind in ("hit", "collapsed")
+
+
+async def test_a_silent_redis_delays_one_request_and_no_other(tmp_path: Path, namespace: str) -> None:
+    """By the operation timeout at most; the next ones by less than a millisecond; hits within 2 s of its return."""
+    model = GatedModel(is_open=True)
+    with own_redis(tmp_path) as redis:
+        async with on_redis(redis.url, model.predictor(), namespace=namespace) as one:
+            assert (await one.ask("kept")).status.kind == "miss"
+            redis.freeze()
+            began = time.perf_counter()
+            assert (await one.ask("first")).outcome.code is None
+            assert time.perf_counter() - began < 0.2 + 0.1
+            took_ms = []
+            for number in range(200):
+                began = time.perf_counter()
+                assert (await one.ask(str(number))).outcome.code is None
+                took_ms.append((time.perf_counter() - began) * 1000)
+            assert statistics.median(took_ms) < 1.0
+            redis.thaw()
+            thawed_at = time.perf_counter()
+            await until(lambda: one.cache_is_up)
+            assert (await one.ask("kept")).status.kind == "hit"
+            assert time.perf_counter() - thawed_at < 2.0
+
+
+async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers, namespace: str) -> None:
+    """A thousand times at random moments, of one key or of the model, with flights in the air on two replicas."""
+    chance = random.Random(4)
+    version = 0
+
+    @predictor(name="echo", ttl=60)
+    async def echo(question: Question) -> Echo:
+        began_with = version
+        await asyncio.sleep(chance.random() * 0.004)
+        return Echo(text=f"{began_with}")
+
+    async def shown(replica: int) -> int:
+        reply = await them[replica].ask(timeout_s=10)
+        return int(reply.outcome.body.rpartition(b':"')[2].rstrip(b'"}'))
+
+    async with AsyncExitStack() as stack:
+        them = [
+            await stack.enter_async_context(on_redis(servers.redis_url, echo, namespace=namespace)) for _ in range(2)
+        ]
+        link = await stack.enter_async_context(RedisLink(servers.redis_url, timeout_s=2.0))
+        operator, digest = Operator(link, namespace), b""
+        facts = await operator.explain(echo, b'{"text":"a"}', b"", max_depth=64)
+        digest = bytes.fromhex(facts.key)
+        old: list[asyncio.Future[int]] = []
+        for _ in range(1000):
+            old += [asyncio.ensure_future(shown(number)) for number in (0, 1, 0, 1)[: chance.randint(0, 4)]]
+            await asyncio.sleep(chance.random() * 0.004)
+            version += 1
+            if chance.random() < 0.5:
+                await operator.invalidate_key(digest)
+            else:
+                await operator.invalidate_model("echo")
+            assert min(await asyncio.gather(shown(0), shown(1))) >= version
+        await asyncio.gather(*old)
+
+
+async def test_no_old_answer_comes_back_when_a_generation_is_lost(servers: Servers, namespace: str) -> None:
+    """Evicted or flushed: it is replaced by a new random one."""
+    model = GatedModel(is_open=True)
+    async with (
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
+        RedisLink(servers.redis_url, timeout_s=2.0) as link,
+    ):
+        await one.ask()
+        assert (await other.ask()).status.kind == "hit"
+        assert await link.ask("DEL", one.model.keys.generation_name) == 1
+        assert (await other.ask()).status.kind == "miss"
+        assert (await one.ask()).status.kind == "hit"
+    assert model.calls == ["a", "a"]
+
+
+async def test_a_failure_reaches_all_replicas_at_once(servers: Servers, namespace: str) -> None:
+    """Twenty followers on four replicas: one call, one error, nobody tries in turn."""
+    calls = 0
+
+    @predictor(name="echo", ttl=60)
+    async def echo(question: Question) -> Echo:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.5)
+        raise Unavailable(retry_after_s=7)
+
+    async with AsyncExitStack() as stack:
+        them = [
+            await stack.enter_async_context(on_redis(servers.redis_url, echo, namespace=namespace)) for _ in range(4)
+        ]
+        began = time.perf_counter()
+        replies = await asyncio.gather(*(one.ask() for one in them for _ in range(5)))
+        assert time.perf_counter() - began < 0.8
+    assert calls == 1
+    assert {(reply.outcome.code and reply.outcome.code.name, reply.outcome.retry_after_ms) for reply in replies} == {
+        ("UNAVAILABLE", 7000)
+    }
+
+
+async def test_refreshes_are_shared_too(servers: Servers, namespace: str) -> None:
+    """`no-cache` on four replicas at once: the flights that began before one's receipt do not count, so two at most."""
+    model = GatedModel(is_open=True)
+    async with AsyncExitStack() as stack:
+        them = [
+            await stack.enter_async_context(on_redis(servers.redis_url, model.predictor(), namespace=namespace))
+            for _ in range(4)
+        ]
+        await them[0].ask()
+        model.gate.clear()
+        asked = [asyncio.ensure_future(one.ask(directives=Directives(no_cache=True))) for one in them]
+        await until(lambda: sum(len(one.leases.waiting) for one in them) == 3)
+        assert (await them[1].ask()).status.kind == "hit"  # others are answered meanwhile
+        model.gate.set()
+        replies = await asyncio.gather(*asked)
+    assert {reply.outcome.code for reply in replies} == {None}
+    assert 2 <= len(model.calls) <= 3
+
+
+async def test_the_operator_s_commands(servers: Servers, namespace: str) -> None:
+    """`explain` says what is there and who leads, `invalidate` takes it away."""
+    model = GatedModel()
+    async with (
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
+        RedisLink(servers.redis_url, timeout_s=2.0) as link,
+    ):
+        operator, body, echo = Operator(link, namespace), b'{"text":"a"}', one.model.predictor
+        seen = await operator.explain(echo, body, b"", max_depth=64)
+        assert (seen.state, seen.generation, seen.leader) == ("none", None, None)
+        asked = asyncio.ensure_future(one.ask())
+        await until(lambda: model.running == 1)
+        seen = await operator.explain(echo, body, b"", max_depth=64)
+        assert (seen.state, seen.attempts) == ("lease", 1)
+        assert seen.leader is not None
+        assert 0 < seen.leader.lease_left_s <= 3
+        model.gate.set()
+        await asked
+        seen = await operator.explain(echo, body, b"", max_depth=64)
+        assert (seen.state, seen.attempts) == ("fresh", 0)
+        assert seen.fresh_for_s is not None
+        assert 50 < seen.fresh_for_s < 70
+        assert await operator.invalidate_key(bytes.fromhex(seen.key))
+        assert not await operator.invalidate_key(bytes.fromhex(seen.key))
+        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "invalidated"
+        assert (await one.ask()).status.kind == "miss"
+        assert await operator.invalidate_all() == ["echo"]
+        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "other generation"
+        assert (await operator.explain(echo, body, b"ann", max_depth=64)).state == "none"
+
+
+def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> None:
+    """Their exit statuses, and what they say to wrong words."""
+
+    def run(*words: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "responder", *words],
+            cwd=ROOT,
+            env={"REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    status, said = run("explain", "tests.models:oracle", '{"number": 1}', "--json")
+    assert status == 0
+    assert '"state": "none"' in said
+    key = said.partition('"key": "')[2][:32]
+    assert run("invalidate", "--key", key) == (0, f"nothing was cached of {key}\n")
+    assert run("invalidate", "oracle") == (0, "all answers of oracle\n")
+    assert run("invalidate", "--all", "--json")[0] == 0
+    for words, complaint in (
+        (["invalidate"], "give one of"),
+        (["invalidate", "oracle", "--all"], "give one of"),
+        (["invalidate", "--key", "abc"], "32 hexadecimal digits"),
+        (["explain", "tests.models:oracle", '{"number": "x"}'], "number"),
+    ):
+        status, said = run(*words)
+        assert (status, complaint in said) == (2, True), said
+    status, said = run("invalidate", "oracle", REDIS_URL="redis://127.0.0.1:1/0")
+    assert (status, "Redis: " in said) == (1, True)
+    status, said = run("invalidate", "oracle", REDIS_URL="memory://")
+    assert (status, "memory://" in said) == (1, True)

@@ -1,0 +1,64 @@
+"""A replica without a broker: the service over a cache, in this process."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from responder.cache import CachedAnswers, LeaseStore
+from responder.cache.redis import RedisCache
+from responder.leading import Leading
+from responder.lease import Leases
+from responder.messages import Reply, Request
+from responder.model import ServedModel
+from responder.predictor import Predictor
+from responder.service import Service
+from schemas import NO_DIRECTIVES, Directives
+from tests.fakes import asker
+
+
+class Replica:
+    """One of several."""
+
+    def __init__(self, store: LeaseStore, model: ServedModel, lease_s: float = 3.0) -> None:
+        self._store = store
+        self.answers = CachedAnswers(store)
+        self.odd: list[str] = []
+        self.leases = Leases(store, self.answers, lease_s=lease_s, count=self.odd.append)
+        self.service = Service(self.answers, Leading(self.answers, self.leases), self._deliver, pending=10_000)
+        self.model = model
+        self._ask: Callable[..., Request] = asker(model)
+        self._asked: dict[Request, asyncio.Future[Reply]] = {}
+
+    async def ask(self, text: str = "a", directives: Directives = NO_DIRECTIVES, timeout_s: float = 10.0) -> Reply:
+        """Ask, and wait for the reply."""
+        request = self._ask(text, directives=directives, timeout_s=timeout_s)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asked[request] = reply
+        await self.service.handle([request])
+        return await reply
+
+    @property
+    def cache_is_up(self) -> bool:
+        """Whether Redis answers."""
+        return isinstance(self._store, RedisCache) and self._store.is_up
+
+    def _deliver(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            self._asked.pop(reply.request).set_result(reply)
+
+
+@asynccontextmanager
+async def on_redis(
+    url: str, predictor: Predictor, *, namespace: str, lease_s: float = 3.0, timeout_s: float = 0.2
+) -> AsyncIterator[Replica]:
+    """A replica whose cache is Redis."""
+    model = ServedModel(predictor, namespace=namespace, max_depth=64, max_reply_bytes=2**20)
+    await model.load()
+    async with RedisCache(url, timeout_s=timeout_s, inbox=f"{namespace}{secrets.token_hex(8)}") as store:
+        one = Replica(store, model, lease_s)
+        try:
+            yield one
+        finally:
+            await one.service.idle()
+            await one.leases.close()
