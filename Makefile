@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 
-.PHONY: help setup demo bench soak test test-binaries fuzz check fmt lock
+.PHONY: help setup demo bench soak test test-binaries fuzz chaos check fmt lock
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
@@ -28,6 +28,9 @@ test-binaries: setup  ## the tests that need servers, on installed binaries what
 
 fuzz: setup  ## damage and cut AMQP streams for 10 minutes (FUZZ="--minutes 1" for less)
 	@$(PY) -m tests.fuzz $(FUZZ)
+
+chaos: setup  ## replicas under one kind of fault after another, and under all of them (CHAOS="--only restart" for less)
+	@$(SERVERS) $(PY) -m tests.chaos $(CHAOS)
 
 check: setup  ## style, types, import rules
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .

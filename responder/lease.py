@@ -102,7 +102,7 @@ class Leases:
         self._held: dict[bytes, Lease] = {}
         self.waiting = Waiting()
         self._unsent: deque[tuple[Commit, float]] = deque(maxlen=UNSENT_KEPT)
-        self._keeper: asyncio.Task[None] | None = None
+        self.keeper: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[bool]] = set()
         store.listen(self.waiting.pushed, self.waiting.look_again)
 
@@ -114,10 +114,10 @@ class Leases:
         """Send what is still to be said, if the store listens, and stop renewing."""
         if self._sending:
             await asyncio.wait(set(self._sending))
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self.keeper is not None:
+            self.keeper.cancel()
             with suppress(asyncio.CancelledError):
-                await self._keeper
+                await self.keeper
 
     async def acquire(
         self,
@@ -212,8 +212,8 @@ class Leases:
         return lease
 
     def _wake_keeper(self) -> None:
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.ensure_future(self._keep())
+        if self.keeper is None or self.keeper.done():
+            self.keeper = asyncio.ensure_future(self._keep())
 
     async def _end(
         self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes, *, clear_attempts: bool = True

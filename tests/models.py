@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from responder import Unavailable, predictor
+from responder import Answer, Unavailable, predictor
 
 
 class Task(BaseModel):
@@ -28,12 +28,12 @@ class Done(BaseModel):
     square: int
 
 
-def record(event: str, number: int) -> None:
+def record(event: str, number: int, *more: object) -> None:
     """Append one line, in one write."""
     folder = os.environ.get("ORACLE_FOLDER")
     if folder:
         with Path(folder, f"{os.getpid()}.log").open("a") as file:
-            file.write(f"{event} {number}\n")
+            file.write(" ".join(map(str, (event, number, *more))) + "\n")
 
 
 def starters(folder: Path, number: int) -> list[int]:
@@ -107,3 +107,12 @@ async def one_by_one(task: Task) -> Done:
     record("start", task.number)
     await asyncio.sleep(task.seconds)
     return Done(square=task.number**2)
+
+
+@predictor(name="chaotic", version="1", ttl=0.5, timeout_s=10)
+async def chaotic(task: Task) -> Answer[Done]:
+    """Take 0.1 to 0.4 s, and let the answer live for no time, 0.2 or 0.5 s, by the number."""
+    record("start", task.number, time.monotonic())
+    await asyncio.sleep(0.1 + task.number % 4 * 0.1)
+    record("finish", task.number, time.monotonic())
+    return Answer(Done(square=task.number**2), ttl_s=(0.0, 0.2, 0.5)[task.number % 3])

@@ -1,0 +1,312 @@
+"""Leases among replicas that freeze, die and are not heard, in virtual time: whatever happens in whatever order."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import looptime
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, LeaseStore, Place
+from responder.cache.memory import MemoryCache
+from responder.keys import Key
+from responder.lease import Lease, Leases
+
+T = TypeVar("T")
+LEASE_S, TIMEOUT_S = 3.0, 0.2
+KEY = Key(b"d" * 16, "{d}:v", "generation")
+REPLICAS = st.integers(0, 2)
+
+
+class Wire:
+    """A replica's way to the store, which takes time, loses requests and replies, and stops with its replica."""
+
+    def __init__(self, world: "World", store: MemoryCache) -> None:
+        self._world = world
+        self._store = store
+        self.loses: list[str] = []
+        self.runs = asyncio.Event()
+        self.runs.set()
+        self.is_dead = False
+
+    async def _over(self, work: Callable[[], Awaitable[T]]) -> T:
+        await self.runs.wait()
+        lost = self.loses.pop() if self.loses else ""
+        await asyncio.sleep(0.001)
+        if self.is_dead:
+            await asyncio.Event().wait()  # what the dead say reaches nobody
+        if lost == "request":
+            await asyncio.sleep(TIMEOUT_S)
+            raise CacheUnavailable("lost")
+        done = await work()
+        await asyncio.sleep(TIMEOUT_S if lost else 0.001)
+        await self.runs.wait()
+        if lost:
+            raise CacheUnavailable("lost")
+        return done
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        return await self._over(lambda: self._store.get_many(names))
+
+    async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
+        await self._over(lambda: self._store.put(name, value, ttl_ms))
+
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        return await self._over(lambda: self._store.settle_on(name, proposal))
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+        return await self._over(lambda: self._world.granted(mark, self._store.claim(place, mark, lease_ms)))
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        return await self._over(lambda: self._world.taken(mark, self._store.take_over(place, seen, mark, lease_ms)))
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        return await self._over(lambda: self._store.register(place, mark, keep_ms))
+
+    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+        return await self._over(lambda: self._world.renewed(held, self._store.renew(held, lease_ms)))
+
+    async def commit(self, commit: Commit) -> bool:
+        return await self._over(lambda: self._world.committed(commit, self._store))
+
+    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+        self._store.count_attempt(name, attempts, keep_ms)
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        def pushed(push: bytes) -> None:
+            if self.runs.is_set() and not self.is_dead and "push" not in self.loses:
+                on_push(push)
+
+        self._store.listen(pushed, on_gap)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to let go of."""
+
+
+_stores: tuple[type[LeaseStore], ...] = (Wire,)
+
+
+class World:
+    """What really happened, seen by nobody but the test."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.memory = MemoryCache(clock=clock)
+        self.holder = b""
+        self.running: dict[object, float] = {}
+        self.overlaps: list[float] = []
+        self.hurt_at = -1e9
+
+    async def granted(self, mark: bytes, claim: Awaitable[Claimed]) -> Claimed:
+        claimed = await claim
+        if claimed.found is None:
+            self.holder = mark
+        return claimed
+
+    async def taken(self, mark: bytes, take_over: Awaitable[bool]) -> bool:
+        taken = await take_over
+        if taken:
+            self.holder = mark
+        return taken
+
+    async def renewed(self, held: Sequence[tuple[Place, bytes]], renew: Awaitable[list[bool]]) -> list[bool]:
+        stands = await renew
+        for (_, mark), still in zip(held, stands, strict=True):
+            if still:
+                self.holder = mark
+        return stands
+
+    async def committed(self, commit: Commit, store: MemoryCache) -> bool:
+        [there] = await store.get_many([commit.place.name])
+        stood = await store.commit(commit)
+        assert not stood or there is None or commit.mark == self.holder == there, "a stale commit was accepted"
+        return stood
+
+    def begin(self) -> object:
+        call = object()
+        if self.running:
+            self.overlaps.append(self.clock())
+        self.running[call] = self.clock()
+        return call
+
+
+class Sim:
+    """One replica: everybody who asks it shares one flight, as the service sees to."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.wire = Wire(world, world.memory.beside())
+        self.answers = CachedAnswers(self.wire, lambda: round(world.clock() * 1000))
+        self.leases = Leases(self.wire, self.answers, lease_s=LEASE_S)
+        self.flights: list[asyncio.Task[None]] = []
+        self.leads = False
+
+    def ask(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
+        if not self.flights or self.flights[-1].done():
+            self.flights.append(asyncio.ensure_future(self._fly(work_s, ttl_s, fails=fails)))
+
+    async def _fly(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
+        try:
+            lease = await self.leases.acquire(KEY, None)
+        except CacheUnavailable:
+            return  # the model is called without a lease
+        if not isinstance(lease, Lease):
+            return
+        call = self.world.begin()
+        self.leads = True
+        try:
+            await asyncio.sleep(work_s)
+            await self.wire.runs.wait()
+        finally:
+            self.leads = False
+            del self.world.running[call]
+        if fails:
+            await self.leases.commit_error(lease, b"error")
+        else:
+            now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
+            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, secrets.token_bytes(8)), ttl_ms)
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Three replicas and one key."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.loop = looptime.new_event_loop()
+        self.world = World(self.loop.time)
+        self.sims = self._run(self._make())
+
+    async def _make(self) -> list[Sim]:
+        return [Sim(self.world) for _ in range(3)]
+
+    def _run(self, work: Awaitable[T]) -> T:
+        async def within() -> T:
+            return await work
+
+        return self.loop.run_until_complete(within())
+
+    async def _do(self, change: Callable[[], Any]) -> None:
+        change()
+
+    def _hurt(self) -> None:
+        self.world.hurt_at = self.loop.time()
+
+    @rule(
+        replica=REPLICAS,
+        work_s=st.sampled_from([0.0, 0.5, 2.9, 10.0]),
+        ttl_s=st.sampled_from([0.0, 1.0, 60.0]),
+        fails=st.booleans(),
+    )
+    def ask(self, replica: int, work_s: float, ttl_s: float, fails: bool) -> None:  # noqa: FBT001 - drawn
+        sim = self.sims[replica]
+        if not sim.wire.is_dead:
+            self._run(self._do(lambda: sim.ask(work_s, ttl_s, fails=fails)))
+
+    @rule(seconds=st.sampled_from([0.0005, 0.0015, 0.1, 1.0, 3.1, 12.0]))
+    def pass_time(self, seconds: float) -> None:
+        if any(not sim.wire.runs.is_set() or sim.wire.loses for sim in self.sims):
+            self._hurt()
+        self._run(asyncio.sleep(seconds))
+        if any(not sim.wire.runs.is_set() for sim in self.sims):
+            self._hurt()
+
+    @rule(replica=REPLICAS)
+    def freeze(self, replica: int) -> None:
+        self._hurt()
+        self.sims[replica].wire.runs.clear()
+
+    @rule(seconds=st.sampled_from([0.1, 3.1, 12.0]), work_s=st.sampled_from([0.5, 10.0]))
+    def freeze_the_leader(self, seconds: float, work_s: float) -> None:
+        """And have another one asked meanwhile."""
+        leaders = [index for index, sim in enumerate(self.sims) if sim.leads and sim.wire.runs.is_set()]
+        for index in leaders[:1]:
+            self.freeze(index)
+            self.pass_time(seconds)
+            self.ask((index + 1) % 3, work_s, 60.0, fails=False)
+
+    @rule(seconds=st.sampled_from([0.0, 0.0015, 0.1]))
+    def thaw(self, seconds: float) -> None:
+        for sim in self.sims:
+            self._run(self._do(sim.wire.runs.set))
+        self.pass_time(seconds)
+
+    @rule(replica=REPLICAS, what=st.lists(st.sampled_from(["request", "reply", "push"]), min_size=1, max_size=4))
+    def lose(self, replica: int, what: list[str]) -> None:
+        self._hurt()
+        self.sims[replica].wire.loses = what
+
+    @rule()
+    def flush(self) -> None:
+        self._hurt()
+        self._run(self.world.memory.__aexit__(None, None, None))
+
+    @precondition(lambda self: sum(not sim.wire.is_dead for sim in self.sims) > 1)
+    @rule(replica=REPLICAS)
+    def kill(self, replica: int) -> None:
+        self._hurt()
+        sim = self.sims[replica]
+        sim.wire.is_dead = True
+        self._run(self._end(sim))
+
+    async def _end(self, sim: Sim) -> None:
+        for task in [*sim.flights, *([sim.leases.keeper] if sim.leases.keeper else [])]:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def teardown(self) -> None:
+        """Every live waiter resolves, and calls overlap only where something was hurt within two leases."""
+        if not hasattr(self, "loop"):
+            return
+        try:
+            for sim in self.sims:
+                sim.wire.loses = []
+                self._run(self._do(sim.wire.runs.set))
+            self._run(asyncio.sleep(60))
+            live = [sim for sim in self.sims if not sim.wire.is_dead]
+            assert all(task.done() for sim in live for task in sim.flights), "somebody waits for ever"
+            for sim in live:
+                for task in sim.flights:
+                    task.result()
+                assert not len(sim.leases.waiting)
+        finally:
+            for sim in self.sims:
+                self._run(self._end(sim))
+                self._run(sim.leases.close())
+            self.loop.close()
+
+
+LeaseMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestLeases = LeaseMachine.TestCase
+
+
+class Undisturbed(RuleBasedStateMachine):
+    """Nobody is hurt: calls never overlap, and an answer is computed once for as long as it lives."""
+
+    begin = LeaseMachine.begin
+    _make, _run, _do, _hurt, _end = (
+        LeaseMachine._make,
+        LeaseMachine._run,
+        LeaseMachine._do,
+        LeaseMachine._hurt,
+        LeaseMachine._end,
+    )
+    ask, pass_time = LeaseMachine.ask, LeaseMachine.pass_time
+
+    def teardown(self) -> None:
+        LeaseMachine.teardown(self)  # type: ignore[arg-type]
+        if hasattr(self, "world"):
+            assert self.world.overlaps == []
+
+
+TestUndisturbed = Undisturbed.TestCase
