@@ -44,6 +44,11 @@ def value_name(prefix: str, digest: bytes) -> str:
     return f"{prefix}{digest.hex()}}}:v"
 
 
+def beside_name(name: str, suffix: str) -> str:
+    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `a` the attempts."""
+    return f"{name[:-1]}{suffix}"
+
+
 def generation_name(namespace: str, model: str) -> str:
     """Where the generation of a model's answers is in Redis; `*` for the pattern of all of a namespace's."""
     return f"{namespace}pr:generation:{model}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from responder.cache import CachedAnswers, CacheUnavailable, Entry, Gap, Slot
 from responder.flight import Flight
 from responder.freshness import hit
+from responder.keeping import Lease
 from responder.keys import Key
-from responder.lease import Lease, Leases, PushedError
+from responder.lease import Leases, PushedError
 from responder.logs import logger
 from responder.messages import Outcome, Request, decode_error, encode_error
 from responder.model import ServedModel, failure

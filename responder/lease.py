@@ -9,9 +9,7 @@ stopped for too long is fenced. ARCHITECTURE.md has the states and why this is e
 import asyncio
 import random
 import secrets
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from responder.cache import (
@@ -29,41 +27,16 @@ from responder.cache import (
 )
 from responder.cache.entry import TOKEN_BYTES, generation_of, is_lease, is_mark, lease_mark, token_of
 from responder.freshness import is_fresh
+from responder.keeping import Keeper, Lease
 from responder.keys import Key
-from responder.logs import logger
 from responder.waiting import Waiting
-
-log = logger(__name__)
 
 REPLICA_BYTES = 8
 ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
-TICK_S = 0.1
-UNSENT_KEPT = 1024
 ATTEMPTS_KEPT_MS = 3_600_000
 JITTER_S = (0.002, 0.030)
 VALUE, ERROR = b"V", b"E"
-
-
-@dataclass(eq=False)
-class Lease:
-    """The right to call the model for a key, and the duty to say how that ended.
-
-    Args:
-        attempts: how often the model was started for this key before and never came to an end.
-        leave: what to leave in the slot when nothing is stored: the tombstone whose place the lease took.
-    """
-
-    key: Key
-    place: Place
-    mark: bytes
-    generation: bytes
-    attempts: int = 0
-    leave: bytes = b""
-
-    @property
-    def token(self) -> bytes:
-        return token_of(self.mark)
 
 
 @dataclass(frozen=True)
@@ -95,29 +68,21 @@ class Leases:
     ) -> None:
         self._store = store
         self._answers = answers
-        self._lease_s = lease_s
         self._lease_ms = round(lease_s * 1000)
         self._replica = replica or secrets.token_bytes(REPLICA_BYTES)
-        self._count = count
-        self._held: dict[bytes, Lease] = {}
-        self.waiting = Waiting()
-        self._unsent: deque[tuple[Commit, float]] = deque(maxlen=UNSENT_KEPT)
-        self.keeper: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[bool]] = set()
+        self.keeper = Keeper(store, lease_s, count)
+        self.waiting = Waiting()
         store.listen(self.waiting.pushed, self.waiting.look_again)
 
     def __repr__(self) -> str:
-        mine = f"{len(self._held)} held, {len(self.waiting)} followed, {len(self._unsent)} unsent"
-        return f"<Leases of {self._replica.hex()}: {mine}>"
+        return f"<Leases of {self._replica.hex()}: {self.keeper!r}, {len(self.waiting)} followed>"
 
     async def close(self) -> None:
         """Send what is still to be said, if the store listens, and stop renewing."""
         if self._sending:
             await asyncio.wait(set(self._sending))
-        if self.keeper is not None:
-            self.keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.keeper
+        await self.keeper.close()
 
     async def acquire(
         self,
@@ -200,40 +165,29 @@ class Leases:
 
     def abandon(self, lease: Lease) -> None:
         """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
-        if self._held.get(lease.token) is lease:
+        if self.keeper.holds(lease):
             task = asyncio.ensure_future(self._end(lease, b"", 0, b"P"))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
     def _lead(self, lease: Lease, on_token: Callable[[bytes], None]) -> Lease:
         on_token(lease.token)
-        self._held[lease.token] = lease
-        self._wake_keeper()
+        self.keeper.hold(lease)
         return lease
-
-    def _wake_keeper(self) -> None:
-        if self.keeper is None or self.keeper.done():
-            self.keeper = asyncio.ensure_future(self._keep())
 
     async def _end(
         self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes, *, clear_attempts: bool = True
     ) -> bool:
-        self._held.pop(lease.token, None)
+        self.keeper.let_go(lease)
         commit = Commit(lease.place, lease.mark, content, ttl_ms, kind, lease.key.digest, clear_attempts, lease.leave)
         try:
-            return self._told(await self._store.commit(commit))
+            return self.keeper.told(await self._store.commit(commit))
         except CacheRefused as error:
             self._answers.went_down(error)
-        except CacheUnavailable as error:  # somebody may wait for it: it is said again as soon as the store listens
+        except CacheUnavailable as error:
             self._answers.went_down(error)
-            self._unsent.append((commit, asyncio.get_running_loop().time() + self._lease_s))
-            self._wake_keeper()
+            self.keeper.say_later(commit)
         return False
-
-    def _told(self, stood: bool) -> bool:  # noqa: FBT001 - the store's word
-        if not stood:
-            self._count("commit_fenced")
-        return stood
 
     async def _follow(self, key: Key, place: Place, mark: bytes, began_ms: int) -> Entry | PushedError | None:
         """What the holder of a mark ends with; None when it is time to look again."""
@@ -254,36 +208,3 @@ class Leases:
         if kind == VALUE:
             return decode_entry(key.digest, generation_of(mark), content)
         return await self._renewed(key, began_ms) if place.slot is Slot.REFRESH else None
-
-    async def _keep(self) -> None:
-        """Renew what is held and say what could not be said, while there is any of it."""
-        loop = asyncio.get_running_loop()
-        renew_at = loop.time() + self._lease_s / 3
-        while self._held or self._unsent:
-            await asyncio.sleep(TICK_S)
-            await self._say_again()
-            if self._held and loop.time() >= renew_at:
-                renew_at = loop.time() + self._lease_s / 3
-                await self._renew()
-
-    async def _renew(self) -> None:
-        held = list(self._held.values())
-        try:
-            stands = await self._store.renew([(lease.place, lease.mark) for lease in held], self._lease_ms)
-        except CacheUnavailable as error:
-            self._answers.went_down(error)
-            return
-        for lease, still in zip(held, stands, strict=True):
-            if not still and self._held.pop(lease.token, None) is not None:
-                self._count("lease_lost")
-
-    async def _say_again(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._unsent:
-            commit, until = self._unsent[0]
-            if until > now:
-                try:
-                    self._told(await self._store.commit(commit))
-                except CacheUnavailable:
-                    return
-            self._unsent.popleft()

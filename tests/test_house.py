@@ -22,6 +22,7 @@ BUDGETS = {
     "responder/cli.py": 150,
     "responder/execution.py": 250,
     "responder/flight.py": 120,
+    "responder/lease.py": 200,
     "responder/predictor.py": 200,
     "responder/service.py": 200,
     "responder/settings.py": 150,

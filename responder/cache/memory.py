@@ -11,6 +11,7 @@ from typing import Self
 from responder.cache.entry import token_of
 from responder.cache.port import Claimed, Commit, Place, Slot
 from responder.cache.scripts import PUSH_MAX_BYTES, SEEN_BYTES
+from responder.keys import beside_name
 
 LEFT_MS = 3_600_000
 
@@ -60,7 +61,7 @@ class MemoryCache:
         found = self._shared._get(_slot(place))
         if found is None:
             self._shared._set(_slot(place), mark, lease_ms)
-        attempts = self._shared._get(_beside(place.name, "a"))
+        attempts = self._shared._get(beside_name(place.name, "a"))
         return Claimed(found, int(attempts or 0))
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
@@ -97,7 +98,7 @@ class MemoryCache:
         elif commit.leave and commit.place.slot is Slot.VALUE:
             shared._set(name, commit.leave, LEFT_MS)
         if commit.clear_attempts:
-            shared._drop(_beside(name, "a"))
+            shared._drop(beside_name(name, "a"))
         head = commit.digest + token_of(commit.mark)
         push = commit.kind + head + commit.value if len(commit.value) <= PUSH_MAX_BYTES else b"P" + head
         loop = asyncio.get_running_loop()
@@ -106,7 +107,7 @@ class MemoryCache:
         return True
 
     def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
-        self._shared._set(_beside(name, "a"), b"%d" % attempts, keep_ms)
+        self._shared._set(beside_name(name, "a"), b"%d" % attempts, keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push = on_push
@@ -146,8 +147,4 @@ class MemoryCache:
 
 
 def _slot(place: Place) -> str:
-    return place.name if place.slot is Slot.VALUE else _beside(place.name, place.slot.value)
-
-
-def _beside(name: str, suffix: str) -> str:
-    return f"{name[:-1]}{suffix}"
+    return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)

@@ -9,6 +9,7 @@ from responder.cache import scripts
 from responder.cache.link import RedisLink, Subscription
 from responder.cache.port import CacheRefused, Claimed, Commit, Place, Slot
 from responder.cache.scripts import SEEN_BYTES, Script
+from responder.keys import beside_name
 from responder.logs import logger
 
 log = logger(__name__)
@@ -90,7 +91,7 @@ class RedisCache:
     async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
         slot = _slot(place)
         claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
-        attempts = self._link.ask("GET", _beside(place.name, "a"))
+        attempts = self._link.ask("GET", beside_name(place.name, "a"))
         try:
             found = await claimed
         except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
@@ -103,7 +104,7 @@ class RedisCache:
         return bool(await self._run(scripts.TAKE_OVER, [_slot(place)], seen[:SEEN_BYTES], mark, lease_ms))
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        keys = [_slot(place), _beside(place.name, "w")]
+        keys = [_slot(place), beside_name(place.name, "w")]
         left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
         return None if left_ms < 0 else left_ms
 
@@ -118,7 +119,7 @@ class RedisCache:
         name = commit.place.name
         done: int = await self._run(
             scripts.COMMIT,
-            [name, _beside(name, "r"), _beside(name, "w"), _beside(name, "a")],
+            [name, beside_name(name, "r"), beside_name(name, "w"), beside_name(name, "a")],
             commit.place.slot.value,
             commit.mark,
             commit.value,
@@ -134,7 +135,7 @@ class RedisCache:
 
     def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
         # A process that dies now has said it: what is in the socket arrives.
-        self._link.tell("SET", _beside(name, "a"), attempts, "PX", keep_ms)
+        self._link.tell("SET", beside_name(name, "a"), attempts, "PX", keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap
@@ -167,11 +168,7 @@ class RedisCache:
 
 
 def _slot(place: Place) -> str:
-    return place.name if place.slot is Slot.VALUE else _beside(place.name, place.slot.value)
-
-
-def _beside(name: str, suffix: str) -> str:
-    return f"{name[:-1]}{suffix}"
+    return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)
 
 
 def _number(text: bytes | None) -> int:

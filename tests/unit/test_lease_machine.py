@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, LeaseStore, Place
 from responder.cache.memory import MemoryCache
 from responder.keys import Key
-from responder.lease import Lease, Leases
+from responder.keeping import Lease
+from responder.lease import Leases
 
 T = TypeVar("T")
 LEASE_S, TIMEOUT_S = 3.0, 0.2
@@ -259,10 +260,11 @@ class LeaseMachine(RuleBasedStateMachine):
         self._run(self._end(sim))
 
     async def _end(self, sim: Sim) -> None:
-        for task in [*sim.flights, *([sim.leases.keeper] if sim.leases.keeper else [])]:
+        for task in sim.flights:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await sim.leases.keeper.close()
 
     def teardown(self) -> None:
         """Every live waiter resolves, and calls overlap only where something was hurt within two leases."""
