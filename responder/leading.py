@@ -1,7 +1,9 @@
 """What one flight does: lead or follow, call the model, hand the answer over."""
 
+import asyncio
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from responder.cache import CachedAnswers, CacheUnavailable, Entry, Gap, Slot
@@ -94,6 +96,9 @@ class Leading:
         self._answers = answers
         self._leases = leases
         self._ttl_factor = ttl_factor
+        # A process that dies takes all that it was working on with it. One of those is the culprit; run one at a time,
+        # the others come to an end, and only the culprit is counted again.
+        self._alone = asyncio.Lock()
 
     async def outcome(self, work: Work, flight: Flight[Request]) -> Outcome:
         """Lead or follow.
@@ -133,7 +138,8 @@ class Leading:
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {MAX_ATTEMPTS} times")
             else:
-                outcome = await work.model.answer(work.body, start)
+                async with self._alone if lease is not None and lease.attempts else nullcontext():
+                    outcome = await work.model.answer(work.body, start)
             outcome = replace(outcome, status=CacheStatus(fwd=work.fwd))
             ended = True
         finally:

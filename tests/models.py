@@ -96,6 +96,8 @@ async def slow(task: Task) -> Done:
 async def deadly(task: Task) -> Done:
     """End the process, without a word, when it is told to."""
     record("start", task.number)
+    if task.seconds:
+        await asyncio.sleep(task.seconds)
     if task.ending == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     return Done(square=task.number**2)

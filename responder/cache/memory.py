@@ -90,6 +90,8 @@ class MemoryCache:
     async def commit(self, commit: Commit) -> bool:
         shared, name = self._shared, commit.place.name
         found = shared._get(_slot(commit.place))
+        if commit.clear_attempts:
+            shared._drop(beside_name(name, "a"))
         if found != commit.mark and (found is not None or commit.place.slot is Slot.REFRESH):
             return False
         shared._drop(_slot(commit.place))
@@ -97,8 +99,6 @@ class MemoryCache:
             shared._set(name, commit.value, commit.ttl_ms)
         elif commit.leave and commit.place.slot is Slot.VALUE:
             shared._set(name, commit.leave, LEFT_MS)
-        if commit.clear_attempts:
-            shared._drop(beside_name(name, "a"))
         head = commit.digest + token_of(commit.mark)
         push = commit.kind + head + commit.value if len(commit.value) <= PUSH_MAX_BYTES else b"P" + head
         loop = asyncio.get_running_loop()

@@ -55,7 +55,7 @@ class Commit:
         ttl_ms: how long it may live; 0 stores nothing.
         kind: one byte before what is pushed.
         digest: of the key; it is pushed as well.
-        clear_attempts: the model's process has survived.
+        clear_attempts: the model's process has survived; that counts for one who comes too late, too.
         leave: what to leave in the value's slot, for an hour at most, when nothing is stored; empty for nothing.
     """
 
@@ -121,7 +121,7 @@ class LeaseStore(Cache, Protocol):
         """Make marks last for another lease, and put those back that the store has lost; False where another stands."""
 
     async def commit(self, commit: Commit) -> bool:
-        """End a lease: store, tell those who wait, let go. False, and nothing, when another holds it by then."""
+        """End a lease: store, tell those who wait, let go. False, and none of it, when another holds it by then."""
 
     def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
         """Write down, before our next step, how often the model was started for a name. It is not waited for."""

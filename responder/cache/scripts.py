@@ -50,8 +50,10 @@ return 1
 """)
 
 # KEYS: value, refresh, waiting, attempts. ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, leave.
-# A server that is out of memory refuses the SET: those who wait are told all the same.
+# A server that is out of memory refuses the SET: those who wait are told all the same. One who comes too late has come
+# to an end as well, so that an input whose leaders are only slow is never taken for one that kills them.
 COMMIT = Script(f"""
+if ARGV[7] == '1' then redis.call('DEL', KEYS[4]) end
 if ARGV[1] == 'v' then
   local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
   if held ~= '' and held ~= ARGV[2] then return 0 end
@@ -68,7 +70,6 @@ if ARGV[1] == 'v' and (ARGV[4] == '0' or kept == 2) then
   if ARGV[8] ~= '' then redis.pcall('SET', KEYS[1], ARGV[8], 'PX', 3600000) end
 end
 if ARGV[1] == 'r' then redis.call('DEL', KEYS[2]) end
-if ARGV[7] == '1' then redis.call('DEL', KEYS[4]) end
 local waiting = redis.call('SMEMBERS', KEYS[3])
 if #waiting > 0 then
   redis.call('DEL', KEYS[3])

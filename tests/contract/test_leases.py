@@ -206,6 +206,16 @@ async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place:
     assert (await other.claim(place, OURS, 5000)).attempts == 0
 
 
+async def test_who_comes_too_late_has_come_to_an_end_as_well(stores: Both, place: Place) -> None:
+    """An input whose leaders are slow, and fenced one after the other, is none that kills them."""
+    one, other = stores
+    await one.claim(place, OURS, 60_000)
+    one.count_attempt(place.name, 2, 60_000)
+    await other.put(place.name, THEIRS, 60_000)
+    assert not await one.commit(ending(place))
+    assert await other.claim(place, THEIRS, 5000) == Claimed(THEIRS, 0)
+
+
 async def test_all_settle_on_one_value(stores: Both, place: Place) -> None:
     """The first proposal."""
     one, other = stores

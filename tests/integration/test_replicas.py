@@ -151,6 +151,30 @@ async def test_an_input_that_kills_its_process_is_given_up_after_three(
     assert recorded(tmp_path, "start").count(666) == 3
 
 
+async def test_those_who_die_with_a_killer_are_not_taken_for_one(
+    servers: Servers, namespace: str, tmp_path: Path
+) -> None:
+    """All are at work in the process that one kills, again and again: they are answered, it alone is given up."""
+    environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_LEASE_S": "0.5"}
+    with replicas(servers, namespace, "tests.models:deadly", 1, **environment) as them:
+        async with ForeignClient.connected(servers.amqp_url) as client:
+            for number in range(20):
+                await client.send(f"{namespace}predictions.deadly", task(number, 0.1), correlation_id=str(number))
+            body = task(666, 0.05, ending="kill")
+            await client.send(f"{namespace}predictions.deadly", body, correlation_id="666")
+            for _ in range(3):
+                await asyncio.to_thread(them[0].wait, 20)
+                them[0].start()
+            codes = {}
+            while len(codes) < 21:
+                reply = await client.reply(20)
+                codes[str(reply.correlation_id)] = json.loads(reply.body).get("error", {}).get("code")
+            assert await client.depth(f"{namespace}predictions.dead", expected=1) == 1
+    assert codes.pop("666") == "MODEL_CRASHED"
+    assert set(codes.values()) == {None}
+    assert recorded(tmp_path, "start").count(666) == 3
+
+
 async def test_a_replica_that_leaves_hands_its_lead_over(servers: Servers, namespace: str, tmp_path: Path) -> None:
     """SIGTERM with too little time to finish: another one leads at once, not after a lease."""
     environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_LEASE_S": "30", "RESPONDER_GRACE_S": "0.2"}

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, LeaseStore, Place
 from responder.cache.memory import MemoryCache
-from responder.keys import Key
 from responder.keeping import Lease
+from responder.keys import Key
 from responder.lease import Leases
 
 T = TypeVar("T")
