@@ -43,6 +43,7 @@ BOUNDS = {
     "cpu_miss": ("CPU per miss, all keys distinct / the floor's", 21.5, False),
     "rate_miss": ("rate of misses with cache and coalescing / without", 0.5, True),
     "cpu_client": ("client library: CPU per call / the floor's", 5.7, False),
+    "wake": ("wake-up of a follower in another process, in ms", 2.0, False),
     "hits": ("Redis hits per cached answer", 1.0, True),
     "memory": ("resident memory after the load / after the first answers", 1.10, False),
 }
@@ -143,6 +144,13 @@ class Bench:
         self.rows["miss, all distinct"], self.rows["no-store, all distinct"] = row, without
         self.ratio("cpu_miss", "quorum", row["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
         self.ratio("rate_miss", "quorum", ratios["per_second"])
+
+    def wake(self) -> None:
+        """From a leader's commit to its follower's answer, in two processes."""
+        command = [sys.executable, "-m", "benchmarks.wake", self._redis, "300"]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        self.rows["follower woken"] = row
+        self.ratio("wake", "none", row["p50_ms"])
 
     def client(self) -> None:
         """The client library."""
@@ -274,6 +282,7 @@ def main() -> None:
             "cached answers, quorum queue": lambda: bench.cached("quorum"),
             "cached answers, classic queue": lambda: bench.cached("classic"),
             "misses": bench.misses,
+            "wake-up": bench.wake,
             "client library": bench.client,
         }
         if not given.no_peers:

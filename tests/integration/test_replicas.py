@@ -165,7 +165,7 @@ async def test_those_who_die_with_a_killer_are_not_taken_for_one(
             for _ in range(3):
                 await asyncio.to_thread(them[0].wait, 20)
                 them[0].start()
-            codes = {}
+            codes: dict[str, str | None] = {}
             while len(codes) < 21:
                 reply = await client.reply(20)
                 codes[str(reply.correlation_id)] = json.loads(reply.body).get("error", {}).get("code")

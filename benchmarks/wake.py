@@ -1,0 +1,87 @@
+"""How long after a leader's commit a follower in another process has the answer.
+
+    python -m benchmarks.wake REDIS_URL COUNT
+
+It prints one line of JSON: p50 and p99 in milliseconds, from the moment at which the leader sends its commit.
+"""
+
+import asyncio
+import json
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+
+import uvloop
+
+from responder.cache import CachedAnswers, Entry
+from responder.cache.link import RedisLink
+from responder.cache.redis import RedisCache
+from responder.keeping import Lease
+from responder.keys import Key, beside_name
+from responder.lease import Leases
+
+BODY = b'{"result":{"price":3847.564254}}'
+
+
+def key(salt: str, number: int) -> Key:
+    """One of this run's keys."""
+    return Key(number.to_bytes(16), f"{salt}{{{number}}}:v", f"{salt}generation")
+
+
+async def follow(url: str, salt: str, count: int) -> None:
+    """Wait for one answer after another; print when each was there."""
+    async with RedisCache(url, timeout_s=1.0, inbox=f"{salt}follower") as store:
+        leases = Leases(store, CachedAnswers(store), lease_s=3.0)
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            number = int(await loop.run_in_executor(None, sys.stdin.readline))
+            entry = await leases.acquire(key(salt, number), None)
+            at = time.monotonic()
+            assert isinstance(entry, Entry), entry
+            print(at, flush=True)
+
+
+async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[bytes]") -> list[float]:
+    """Milliseconds between commits and what the follower says."""
+    took_ms, loop = [], asyncio.get_running_loop()
+    assert follower.stdin is not None
+    assert follower.stdout is not None
+    async with (
+        RedisCache(url, timeout_s=1.0, inbox=f"{salt}leader") as store,
+        RedisLink(url, timeout_s=1.0) as link,
+    ):
+        leases = Leases(store, CachedAnswers(store), lease_s=3.0)
+        for number in range(count):
+            one = key(salt, number)
+            lease = await leases.acquire(one, None)
+            assert isinstance(lease, Lease), lease
+            follower.stdin.write(b"%d\n" % number)
+            follower.stdin.flush()
+            while not await link.ask("SCARD", beside_name(one.name, "w")):
+                await asyncio.sleep(0.01)  # by then both are idle, as a follower is while a model works
+            now_ms, at = time.time_ns() // 1_000_000, time.monotonic()
+            await leases.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)
+            woken_at = float(await loop.run_in_executor(None, follower.stdout.readline))
+            took_ms.append((woken_at - at) * 1000)
+        await leases.close()
+    return took_ms
+
+
+def main() -> None:
+    """The leader, or with a salt the follower."""
+    url, count, *salt = sys.argv[1:]
+    if salt:
+        uvloop.run(follow(url, salt[0], int(count)))
+        return
+    salt_of_run = f"wake{secrets.token_hex(6)}."
+    command = [sys.executable, "-m", "benchmarks.wake", url, count, salt_of_run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as follower:
+        took_ms = sorted(uvloop.run(lead(url, salt_of_run, int(count), follower)))
+    facts = {"p50_ms": statistics.median(took_ms), "p99_ms": took_ms[len(took_ms) * 99 // 100]}
+    print(json.dumps({name: round(value, 3) for name, value in facts.items()}))
+
+
+if __name__ == "__main__":
+    main()
