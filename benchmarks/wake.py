@@ -59,7 +59,7 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
             assert isinstance(lease, Lease), lease
             follower.stdin.write(b"%d\n" % number)
             follower.stdin.flush()
-            while not await link.ask("SCARD", beside_name(one.name, "w")):
+            while not await link.ask("SCARD", beside_name(one.name, "w")):  # noqa: ASYNC110 - Redis sets no event
                 await asyncio.sleep(0.01)  # by then both are idle, as a follower is while a model works
             now_ms, at = time.time_ns() // 1_000_000, time.monotonic()
             await leases.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)
