@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+MAX_TTL_S = 10 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Answer(Generic[V]):
     store: bool = True
 
     def __post_init__(self) -> None:
-        if self.ttl_s is not None and not 0 <= self.ttl_s < float("inf"):
-            msg = f"ttl_s must be 0 or more seconds, not {self.ttl_s!r}"
+        if self.ttl_s is not None and not 0 <= self.ttl_s <= MAX_TTL_S:
+            msg = f"ttl_s must be 0 or more seconds, and at most ten years, not {self.ttl_s!r}"
             raise ValueError(msg)
 
 

@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from responder.cache.entry import decode_entry, generation_of, is_lease, is_mark, token_of
+from responder.cache.entry import decode_entry, generation_of, is_lease, token_of
 from responder.cache.link import RedisLink
+from responder.cache.port import Place, Slot, attempts_name
 from responder.keys import Key, Keyring, beside_name, fingerprint
 from responder.lease import REPLICA_BYTES
 from responder.predictor import Predictor
@@ -30,7 +31,7 @@ class Explanation:
         canonical: the input's canonical form, which the key is made of.
         key: its digest, for `invalidate --key`.
         name: of the value in Redis.
-        state: fresh, stale, none, lease, invalidated, "other generation" or unreadable.
+        state: fresh, stale, none, lease, "other generation" or unreadable.
         why: what the next request for it meets.
         attempts: how often the model was started for it and never came to an end.
         waiting: how many replicas wait for its leader.
@@ -59,7 +60,6 @@ _WHY = {
     "stale": "the model is called: the cached answer is past its time to live",
     "none": "the model is called: nothing is cached",
     "lease": "it waits for the replica that is calling the model",
-    "invalidated": "the model is called: this answer was invalidated",
     "other generation": "the model is called: the model's answers were invalidated after this one was stored",
     "unreadable": "the model is called: what stands under the name is no answer of this version of the responder",
 }
@@ -81,7 +81,8 @@ async def explain(
         fingerprint=fingerprint(predictor.artefacts),
     )
     key = keyring.key(tenant, canonical)
-    beside = [beside_name(key.name, suffix) for suffix in "ra"]
+    places = [Place(key.name, slot) for slot in Slot]
+    beside = [beside_name(key.name, "r"), *map(attempts_name, places)]
     asked = [
         link.ask(*command)
         for command in (
@@ -91,7 +92,7 @@ async def explain(
             ("SCARD", beside_name(key.name, "w")),
         )
     ]
-    (generation, value, refresh, attempts), left_ms, refresh_left_ms, waiting = [await one for one in asked]
+    (generation, value, refresh, *attempts), left_ms, refresh_left_ms, waiting = [await one for one in asked]
     state, facts = _state(key, generation, value, round(time.time() * 1000))
     return Explanation(
         model=predictor.name,
@@ -104,7 +105,7 @@ async def explain(
         why=_WHY[state],
         leader=_leader(value, left_ms),
         refresher=_leader(refresh, refresh_left_ms),
-        attempts=int(attempts or 0),
+        attempts=sum(int(count or 0) for count in attempts),
         waiting=waiting,
         **facts,
     )
@@ -115,8 +116,6 @@ def _state(key: Key, generation: bytes | None, value: bytes | None, now_ms: int)
         return "none", {}
     if is_lease(value):
         return "lease" if generation_of(value) == generation else "other generation", {}
-    if is_mark(value):
-        return "invalidated", {}
     entry = decode_entry(key.digest, generation_of(value), value)
     if entry is None:
         return "unreadable", {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from responder.cache import CacheUnavailable, Commit, LeaseStore, Place
+from responder.cache import CacheUnavailable, Commit, Held, LeaseStore, Place
 from responder.cache.entry import token_of
 from responder.keys import Key
 from responder.logs import logger
@@ -22,8 +22,10 @@ class Lease:
     """The right to call the model for a key, and the duty to say how that ended.
 
     Args:
-        attempts: how often the model was started for this key before and never came to an end.
-        leave: what to leave in the slot when nothing is stored: the tombstone whose place the lease took.
+        generation: of the model, when the lease was claimed.
+        attempts: how often the model was started in this place before and never came to an end.
+        fence: of the key; should it change, the lease ends in vain.
+        started: whether the model was started under this lease.
     """
 
     key: Key
@@ -31,11 +33,16 @@ class Lease:
     mark: bytes
     generation: bytes
     attempts: int = 0
-    leave: bytes = b""
+    fence: bytes = b""
+    started: bool = False
 
     @property
     def token(self) -> bytes:
         return token_of(self.mark)
+
+    @property
+    def held(self) -> Held:
+        return Held(self.place, self.mark, self.fence)
 
 
 class Keeper:
@@ -101,8 +108,8 @@ class Keeper:
             try:
                 await self._say()
                 if self._held and loop.time() >= renew_at:
-                    renew_at = loop.time() + self._lease_s / 3
                     await self._renew()
+                    renew_at = loop.time() + self._lease_s / 3
             except CacheUnavailable:
                 continue  # whoever is asking a question now says so
             except Exception:
@@ -110,7 +117,7 @@ class Keeper:
 
     async def _renew(self) -> None:
         held = list(self._held.values())
-        stands = await self._store.renew([(lease.place, lease.mark) for lease in held], round(self._lease_s * 1000))
+        stands = await self._store.renew([lease.held for lease in held], round(self._lease_s * 1000))
         for lease, still in zip(held, stands, strict=True):
             if not still and self._held.pop(lease.token, None) is not None:
                 self._count("lease_lost")

@@ -45,7 +45,7 @@ def value_name(prefix: str, digest: bytes) -> str:
 
 
 def beside_name(name: str, suffix: str) -> str:
-    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `a` the attempts."""
+    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `av` and `ar` attempts, `x` the fence."""
     return f"{name[:-1]}{suffix}"
 
 

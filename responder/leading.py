@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from responder.cache import CachedAnswers, CacheUnavailable, Entry, Gap, Slot
+from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry, Gap, Slot
 from responder.flight import Flight
 from responder.freshness import hit
 from responder.keeping import Lease
@@ -29,53 +29,69 @@ class Work:
 
     Args:
         fwd: why the cache did not answer; a word of RFC 9211 section 2.2.
-        generation: of the model, when the key was looked up; None when it was not.
+        number: of the flight, counted up.
+        generation: of the model, when the key was looked up, or later; None when it was not.
         shared: whether others may have the answer; otherwise it is the requester's alone.
-        forced: whether an answer that is there is not wanted.
+        slot: where the lease is to be: beside a value that is there, or in its place.
+        renews: whether an answer that is there is not wanted.
         only_later: whether no flight counts that had begun before the request was received.
         token: of the lease that the flight holds or follows, once it is known.
+        has_none: whether it turned out that there is no lease to be had.
     """
 
     model: ServedModel
     body: bytes
     key: Key
     fwd: str
+    number: int
     generation: bytes | None
     shared: bool
-    forced: bool
+    slot: Slot
+    renews: bool
     only_later: bool
     token: bytes = b""
+    has_none: bool = False
 
     @classmethod
-    def of(cls, request: Request, key: Key, found: Entry | Gap | None, *, cache_up: bool) -> "Work":
+    def of(cls, request: Request, key: Key, found: Entry | Gap | None, number: int, *, cache_up: bool) -> "Work":
         """The work for a request and what the cache had for it."""
         directives = request.directives
-        forced = directives.no_cache or (isinstance(found, Entry) and directives.max_age_s is not None)
+        replaces = isinstance(found, Entry) and directives.max_age_s is not None
+        renews = directives.no_cache or replaces
+        shared = cache_up and not directives.no_store
         return cls(
             request.model,
             request.body,
             key,
-            fwd="bypass" if directives.no_store else "request" if forced else "miss",
+            fwd="bypass" if directives.no_store else "request" if renews else "miss",
+            number=number,
             generation=found.generation if isinstance(found, Gap) else None,
-            shared=cache_up and not directives.no_store,
-            forced=forced,
+            shared=shared,
+            slot=Slot.REFRESH if replaces else Slot.VALUE,
+            renews=renews,
             only_later=directives.no_cache,
+            has_none=not shared,
         )
 
-    def is_older_than(self, found: Entry | Gap | None) -> bool:
-        """Whether what the cache has now shows that this work was overtaken: by an invalidation, or by another lease.
+    def serves(self, found: Entry | Gap | None, flights_before: int) -> bool:
+        """Whether a request may have this flight's answer, by what its look-up found.
 
-        What a look-up found is newer than every claim whose reply came before it: both went over one connection.
+        Not if its key was invalidated after the flight's claim. A flight that began after the look-up was sent is as
+        new as that. So is one whose claim is not answered yet: both go over one connection, and replies keep their
+        order. Of others the look-up must have seen the lease, in the generation in which the flight works.
+
+        Args:
+            flights_before: how many flights had begun when the look-up was sent.
         """
-        if not isinstance(found, Gap) or not self.shared:
-            return False
-        if self.generation is not None and found.generation is not None and self.generation != found.generation:
+        if found is None or self.number > flights_before:  # None: the cache did not answer
             return True
-        return bool(self.token and found.token and self.token != found.token)
+        if self.has_none or not isinstance(found, Gap):
+            return False
+        return not self.token or (self.token, self.generation) == (found.token, found.generation)
 
-    def note(self, token: bytes) -> None:
+    def note(self, generation: bytes, token: bytes) -> None:
         """Whose lease the flight holds or follows."""
-        self.token = token
+        self.generation, self.token = generation, token
 
 
 class Leading:
@@ -116,18 +132,22 @@ class Leading:
         return await self._lead(work, flight, lease)
 
     async def _lease(self, work: Work) -> Lease | Entry | PushedError | None:
-        slot = Slot.REFRESH if work.forced else Slot.VALUE
         try:
             return await self._leases.acquire(
-                work.key, work.generation, slot=slot, only_later=work.only_later, on_token=work.note
+                work.key,
+                work.generation,
+                slot=work.slot,
+                renews=work.renews,
+                only_later=work.only_later,
+                on_lease=work.note,
             )
         except CacheUnavailable as error:
             self._answers.went_down(error)
+            # A Redis that refuses to write takes no invalidation either: others may have this flight's answer.
+            work.has_none = not isinstance(error, CacheRefused)
             return None
 
     async def _lead(self, work: Work, flight: Flight[Request], lease: Lease | None) -> Outcome:
-        ended = False
-
         def start() -> None:
             flight.start()
             if lease is not None:
@@ -140,19 +160,18 @@ class Leading:
             else:
                 async with self._alone if lease is not None and lease.attempts else nullcontext():
                     outcome = await work.model.answer(work.body, start)
-            outcome = replace(outcome, status=CacheStatus(fwd=work.fwd))
-            ended = True
+            stored = lease is not None and await self._commit(lease, outcome)
         finally:
-            if lease is not None and not ended:
-                self._leases.abandon(lease)
-        if lease is None:
-            return outcome
+            if lease is not None:
+                self._leases.abandon(lease)  # unless it was committed
+        return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=stored))
+
+    async def _commit(self, lease: Lease, outcome: Outcome) -> bool:
         if outcome.code is not None:
-            crashes = outcome.code is Code.MODEL_CRASHED
-            await self._leases.commit_error(lease, encode_error(outcome), clear_attempts=not crashes)
-            return outcome
+            await self._leases.commit_error(lease, encode_error(outcome))
+            return False
         ttl_ms = round(outcome.ttl_s * 1000 * self._ttl_factor())
         now_ms = self._answers.now_ms()
-        entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body)
-        stored = await self._leases.commit(lease, entry, ttl_ms)
-        return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=stored))
+        return await self._leases.commit(
+            lease, Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body), ttl_ms
+        )

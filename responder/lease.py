@@ -16,7 +16,6 @@ from responder.cache import (
     CachedAnswers,
     CacheRefused,
     CacheUnavailable,
-    Claimed,
     Commit,
     Entry,
     LeaseStore,
@@ -25,7 +24,7 @@ from responder.cache import (
     decode_entry,
     encode_entry,
 )
-from responder.cache.entry import TOKEN_BYTES, generation_of, is_lease, is_mark, lease_mark, token_of
+from responder.cache.entry import TOKEN_BYTES, generation_of, is_lease, lease_mark, token_of
 from responder.freshness import is_fresh
 from responder.keeping import Keeper, Lease
 from responder.keys import Key
@@ -36,7 +35,7 @@ ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
 ATTEMPTS_KEPT_MS = 3_600_000
 JITTER_S = (0.002, 0.030)
-VALUE, ERROR = b"V", b"E"
+VALUE, ERROR, NOTHING = b"V", b"E", b"P"
 
 
 @dataclass(frozen=True)
@@ -84,104 +83,132 @@ class Leases:
             await asyncio.wait(set(self._sending))
         await self.keeper.close()
 
-    async def acquire(
+    async def acquire(  # noqa: C901 - one branch for each thing that may stand there
         self,
         key: Key,
         generation: bytes | None,
         *,
         slot: Slot = Slot.VALUE,
+        renews: bool = False,
         only_later: bool = False,
-        on_token: Callable[[bytes], None] = lambda _token: None,
+        on_lease: Callable[[bytes, bytes], None] = lambda _generation, _token: None,
     ) -> Lease | Entry | PushedError:
         """Lead, or wait for the answer of who does.
 
         Args:
             generation: of the key's model, as it was looked up; None to ask for it.
-            slot: where to lead: in the place of a missing value, or beside one that is to be replaced.
-            only_later: take no answer of a flight that had begun before.
-            on_token: called with the token of whoever is found to lead, ourselves included.
+            slot: where to begin: in the place of a missing value, or beside one that is to be replaced.
+            renews: take no answer that is there, but one that is computed from now on, or is being computed.
+            only_later: take none of a flight that had begun before, either.
+            on_lease: called with the generation and the token of whoever is found to lead, ourselves included.
 
         Raises:
             CacheUnavailable: nothing is known of this key; the model may be called without a lease.
         """
         token = self._replica + secrets.token_bytes(TOKEN_BYTES - REPLICA_BYTES)
-        place, began_ms = Place(key.name, slot), self._answers.now_ms()
-        earlier = b""
+        began_ms, earlier = self._answers.now_ms(), b""
         while True:
             generation = generation or await self._answers.generation(key)
-            mark = lease_mark(generation, token)
-            found, attempts = await self._claim(place, mark)
-            if found is None or found == mark:
-                return self._lead(Lease(key, place, mark, generation, attempts), on_token)
+            lease = Lease(key, Place(key.name, slot), lease_mark(generation, token), generation)
+            found = await self._claim(lease)
+            if found is None:
+                return self._lead(lease, on_lease)
+            entry = decode_entry(key.digest, generation, found) if slot is Slot.VALUE else None
             if is_lease(found) and generation_of(found) == generation:
-                on_token(token_of(found))
-                landed = await self._follow(key, place, found, began_ms)
+                if only_later and slot is Slot.VALUE:
+                    slot = Slot.REFRESH  # that one had begun before
+                    continue
+                on_lease(generation, token_of(found))
+                landed = await self._follow(lease, found)
                 if only_later and earlier in (b"", found):
-                    earlier = found  # that one had begun before; whoever comes after it has not
-                elif landed is not None:
+                    earlier = found  # so had this one; whoever comes after it has not
+                elif landed is None and slot is Slot.REFRESH:
+                    landed = await self._renewed(key, began_ms, only_later=only_later)
+                if landed is not None and earlier != found:
                     return landed
-            elif (entry := self._usable(place, decode_entry(key.digest, generation, found))) is not None:
+            elif entry is not None and renews:
+                slot = Slot.REFRESH
+            elif entry is not None and is_fresh(entry, self._answers.now_ms()):
                 return entry
-            # What stands there is a tombstone, of another generation, stale or no value at all. If ours is the old
-            # generation, what stands there may be better than what we would replace it with.
+            # What stands there is of another generation, stale, or no value at all. If ours is the old generation, what
+            # stands there may be better than what we would replace it with.
             elif (current := await self._answers.generation(key)) != generation:
                 generation = current
-            elif await self._store.take_over(place, found, mark, self._lease_ms):
-                leave = found if is_mark(found) and not is_lease(found) else b""
-                return self._lead(Lease(key, place, mark, generation, attempts, leave), on_token)
+            elif await self._take_over(lease, found):
+                return self._lead(lease, on_lease)
 
-    async def _claim(self, place: Place, mark: bytes) -> Claimed:
-        """Claim; with no reply we may have led since, and call the model. Renewals and the commit find out."""
+    async def _claim(self, lease: Lease) -> bytes | None:
+        """What stands in the lease's place; None when that is the lease.
+
+        With no reply we may have led since. Then we lead, and renewals and the commit find out.
+        """
         try:
-            return await self._store.claim(place, mark, self._lease_ms)
+            claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms)
         except CacheRefused:
             raise
         except CacheUnavailable as error:
             self._answers.went_down(error)
-            return Claimed(None, 0)
+            return None
+        except asyncio.CancelledError:
+            self._say_it_was_nothing(lease)
+            raise
+        lease.attempts, lease.fence = claimed.attempts, claimed.fence
+        return None if claimed.found == lease.mark else claimed.found
 
-    def _usable(self, place: Place, entry: Entry | None) -> Entry | None:
-        fresh = entry is not None and is_fresh(entry, self._answers.now_ms())
-        return entry if fresh and place.slot is Slot.VALUE else None
+    async def _take_over(self, lease: Lease, found: bytes) -> bool:
+        if is_lease(found):
+            lease.attempts = max(0, lease.attempts - 1)  # its holder's own start, which may well come to an end
+        try:
+            return await self._store.take_over(lease.place, found, lease.mark, self._lease_ms)
+        except asyncio.CancelledError:
+            self._say_it_was_nothing(lease)
+            raise
 
-    async def _renewed(self, key: Key, began_ms: int) -> Entry | None:
-        """What a refresh has stored that began after this moment; a large value is not pushed."""
+    async def _renewed(self, key: Key, began_ms: int, *, only_later: bool) -> Entry | None:
+        """What a refresh has stored since, or has begun since; a large value is not pushed."""
         found = await self._answers.look_up([key])
         entry = found[0] if found else None
-        return entry if isinstance(entry, Entry) and entry.stored_at_ms - entry.duration_ms >= began_ms else None
+        if not isinstance(entry, Entry):
+            return None
+        return entry if entry.stored_at_ms - (entry.duration_ms if only_later else 0) >= began_ms else None
 
     def count_start(self, lease: Lease) -> None:
         """The model starts: should it take its process with it, the next one who leads knows."""
-        self._store.count_attempt(lease.key.name, lease.attempts + 1, ATTEMPTS_KEPT_MS)
+        lease.started = True
+        self._store.count_attempt(lease.place, lease.attempts + 1, ATTEMPTS_KEPT_MS)
 
     async def commit(self, lease: Lease, entry: Entry, ttl_ms: int) -> bool:
         """Hand an answer over to those who wait, and keep it for `ttl_ms`; False when it was not kept."""
         value = encode_entry(lease.key.digest, lease.generation, entry)
         return await self._end(lease, value, ttl_ms, VALUE) and ttl_ms > 0
 
-    async def commit_error(self, lease: Lease, content: bytes, *, clear_attempts: bool = True) -> None:
+    async def commit_error(self, lease: Lease, content: bytes) -> None:
         """Hand an error over to those who wait, so that they do not try one after the other."""
-        await self._end(lease, content, 0, ERROR, clear_attempts=clear_attempts)
+        await self._end(lease, content, 0, ERROR)
 
     def abandon(self, lease: Lease) -> None:
         """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
         if self.keeper.holds(lease):
-            task = asyncio.ensure_future(self._end(lease, b"", 0, b"P"))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self._say_it_was_nothing(lease)
 
-    def _lead(self, lease: Lease, on_token: Callable[[bytes], None]) -> Lease:
-        on_token(lease.token)
+    def _say_it_was_nothing(self, lease: Lease) -> None:
+        """It goes over the connection on which the lease was claimed, after the claim."""
+        task = asyncio.ensure_future(self._end(lease, b"", 0, NOTHING))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _lead(self, lease: Lease, on_lease: Callable[[bytes, bytes], None]) -> Lease:
+        on_lease(lease.generation, lease.token)
         self.keeper.hold(lease)
         return lease
 
-    async def _end(
-        self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes, *, clear_attempts: bool = True
-    ) -> bool:
+    async def _end(self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes) -> bool:
         self.keeper.let_go(lease)
-        commit = Commit(lease.place, lease.mark, content, ttl_ms, kind, lease.key.digest, clear_attempts, lease.leave)
+        # Of a model that has not started nothing was learnt.
+        commit = Commit(lease.held, content, ttl_ms, kind, lease.key.digest, clear_attempts=lease.started)
         try:
-            return self.keeper.told(await self._store.commit(commit))
+            stood = await self._store.commit(commit)
+            return self.keeper.told(stood) if kind != NOTHING else stood
         except CacheRefused as error:
             self._answers.went_down(error)
         except CacheUnavailable as error:
@@ -189,8 +216,9 @@ class Leases:
             self.keeper.say_later(commit)
         return False
 
-    async def _follow(self, key: Key, place: Place, mark: bytes, began_ms: int) -> Entry | PushedError | None:
+    async def _follow(self, lease: Lease, mark: bytes) -> Entry | PushedError | None:
         """What the holder of a mark ends with; None when it is time to look again."""
+        key, place = lease.key, lease.place
         # We listen before we ask to be told, or what is said in between would be lost.
         with self.waiting.waiter(key.digest, token_of(mark)) as waiter:
             on_its_way_s = 0.0
@@ -205,6 +233,4 @@ class Leases:
         kind, content = waiter.pushed[:1], waiter.pushed[1:]
         if kind == ERROR:
             return PushedError(content)
-        if kind == VALUE:
-            return decode_entry(key.digest, generation_of(mark), content)
-        return await self._renewed(key, began_ms) if place.slot is Slot.REFRESH else None
+        return decode_entry(key.digest, lease.generation, content) if kind == VALUE else None

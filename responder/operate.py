@@ -7,17 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from responder.cache.entry import (
-    GENERATION_BYTES,
-    TOKEN_BYTES,
-    is_mark,
-    tombstone,
-)
-from responder.cache.link import InvalidCacheUrl, RedisLink
-from responder.cache.memory import LEFT_MS
+from responder.cache.entry import GENERATION_BYTES
+from responder.cache.link import InvalidCacheUrl
 from responder.cache.port import CacheUnavailable
+from responder.cache.redis import RedisCache, UnsuitableCache
 from responder.explain import Explanation, explain
-from responder.keys import DIGEST_BYTES, beside_name, generation_name, value_name
+from responder.keys import DIGEST_BYTES, generation_name, value_name
 from responder.predictor import Predictor
 from responder.reading import Refused
 from responder.settings import Settings
@@ -28,18 +23,23 @@ class Operator:
     """Looks into the cache of one deployment.
 
     Args:
-        link: to its Redis.
+        cache: its Redis.
         namespace: of the deployment.
     """
 
-    def __init__(self, link: RedisLink, namespace: str) -> None:
-        self._link = link
+    def __init__(self, cache: RedisCache, namespace: str) -> None:
+        self._cache = cache
+        self._link = cache.link
         self._namespace = namespace
 
-    async def invalidate_model(self, model: str) -> None:
-        """Make every answer of a model a miss, on every replica, from the next look-up on; those in the air too."""
+    async def invalidate_model(self, model: str) -> bool:
+        """Make every answer of a model a miss, on every replica, from the next look-up on; those in the air too.
+
+        Returns:
+            Whether the model was ever asked; otherwise there is nothing to invalidate.
+        """
         name = generation_name(self._namespace, model)
-        await self._link.ask("SET", name, secrets.token_bytes(GENERATION_BYTES))
+        return await self._link.ask("SET", name, secrets.token_bytes(GENERATION_BYTES), "XX", "GET") is not None
 
     async def invalidate_all(self) -> list[str]:
         """The same for every model of the namespace that has ever been asked; their names."""
@@ -54,16 +54,8 @@ class Operator:
         return sorted(models)
 
     async def invalidate_key(self, digest: bytes) -> bool:
-        """Make one answer a miss; whether anything was there. A flight in the air may end, but stores nothing.
-
-        The refresh first: otherwise one that ends in between would put its answer over the tombstone.
-        """
-        name = value_name(f"{self._namespace}pr:{{", digest)
-        grave = tombstone(secrets.token_bytes(TOKEN_BYTES))
-        await self._link.ask("SET", beside_name(name, "r"), grave, "PX", LEFT_MS)
-        before = await self._link.ask("SET", name, grave, "GET", "PX", LEFT_MS)
-        await self._link.ask("DEL", beside_name(name, "a"))
-        return before is not None and not is_mark(before)
+        """Make one answer a miss; whether one was there. A flight in the air may end, but stores nothing."""
+        return await self._cache.fence(value_name(f"{self._namespace}pr:{{", digest))
 
     async def explain(self, predictor: Predictor, body: bytes, tenant: bytes, *, max_depth: int) -> Explanation:
         """See `responder.explain.explain`."""
@@ -110,7 +102,9 @@ async def invalidated(settings: Settings, model: str | None, key: str | None) ->
     digest = None if key is None else digest_of(key)
     async with _operator(settings) as operator:
         if model is not None:
-            await operator.invalidate_model(model)
+            if not await operator.invalidate_model(model):
+                msg = f"nothing is cached of {model!r}: nobody has ever asked it in namespace {settings.namespace!r}"
+                raise CannotOperate(msg)
             return {"done": f"all answers of {model}", "models": [model]}
         if digest is not None:
             found = await operator.invalidate_key(digest)
@@ -126,8 +120,8 @@ async def _operator(settings: Settings) -> AsyncIterator[Operator]:
         msg = "REDIS_URL is memory://: each responder has a cache of its own, which ends with it"
         raise CannotOperate(msg)
     try:
-        async with RedisLink(url, timeout_s=max(2.0, settings.redis_timeout_s)) as link:
-            yield Operator(link, settings.namespace)
-    except (CacheUnavailable, InvalidCacheUrl) as error:
+        async with RedisCache(url, timeout_s=max(2.0, settings.redis_timeout_s)) as cache:
+            yield Operator(cache, settings.namespace)
+    except (CacheUnavailable, InvalidCacheUrl, UnsuitableCache) as error:
         msg = f"Redis: {error}"
         raise CannotOperate(msg) from None

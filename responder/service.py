@@ -41,6 +41,7 @@ class Service:
         self._leading = leading
         self._deliver = deliver
         self._pending = pending
+        self._launched = 0
         self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
 
     def __repr__(self) -> str:
@@ -63,6 +64,7 @@ class Service:
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
         read = [key for request, key in keyed if not request.directives.no_cache]
+        before = self._launched
         looked_up = await self._answers.look_up(read)
         found = iter(looked_up if looked_up is not None else [None] * len(read))
         now_ms = self._answers.now_ms()
@@ -71,7 +73,7 @@ class Service:
             if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms):
                 outcome: Outcome | None = hit(entry, now_ms)
             else:
-                outcome = self._launch(request, key, entry, cache_up=looked_up is not None)
+                outcome = self._launch(request, key, entry, before, cache_up=looked_up is not None)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
@@ -89,7 +91,9 @@ class Service:
         for flights in list(self._flights.values()):
             await flights.idle()
 
-    def _launch(self, request: Request, key: Key, found: Entry | Gap | None, *, cache_up: bool) -> Outcome | None:
+    def _launch(
+        self, request: Request, key: Key, found: Entry | Gap | None, before: int, *, cache_up: bool
+    ) -> Outcome | None:
         """Board a request on a flight; or say why not."""
         directives = request.directives
         if directives.only_if_cached:
@@ -97,7 +101,7 @@ class Service:
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
-        if flight is not None and isinstance(flight.about, Work) and flight.about.is_older_than(found):
+        if flight is not None and not (isinstance(flight.about, Work) and flight.about.serves(found, before)):
             flight = None
         if flight is not None:
             flights.join(flight, request)
@@ -105,7 +109,8 @@ class Service:
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
-            work = Work.of(request, key, found, cache_up=cache_up)
+            self._launched += 1
+            work = Work.of(request, key, found, self._launched, cache_up=cache_up)
             boarding = object() if directives.no_store else key.digest
             flight = flights.begin(boarding, request, partial(self._leading.outcome, work), work)
         request.body = b""

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
 
-from responder.answer import Answer
+from responder.answer import MAX_TTL_S, Answer
 from schemas.closed_types import LossySchema, check_schema
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -41,7 +41,7 @@ def check_options(where: str, name: str, version: str, ttl: float, timeout_s: fl
         problem = f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
     elif not version or len(version) > 100 or not version.isprintable():
         problem = f"version {version!r} must be 1 to 100 printable characters"
-    elif not 0 <= ttl < float("inf"):
+    elif not 0 <= ttl <= MAX_TTL_S:
         problem = f"ttl must be 0 or more seconds, not {ttl!r}"
     elif not 0 < timeout_s < float("inf"):
         problem = f"timeout_s must be above 0, not {timeout_s!r}"

@@ -33,7 +33,7 @@ from tests.real import ResponderProcess
 REPLICAS, CALLERS, KEYS = 4, 100, 40
 LEASE_S = 1.5
 AFTERWARDS_S = LEASE_S + 0.2  # how long after a fault its traces may be seen
-EVERY_S = 1.5
+EVERY_S = AFTERWARDS_S + 2.0  # so that there is time without a fault between two of them
 FAULTS = ("flushall", "kill pubsub", "kill normal", "sleep", "restart", "kill -9", "stop")
 
 
@@ -188,14 +188,14 @@ def _judge(folder: Path, windows: list[tuple[float, float]], row: Row) -> None:
     """Calls of one key that overlap, and those of them that no fault explains."""
     calls: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
     for path in folder.glob("*.log"):
-        begun: dict[int, float] = {}
+        begun: defaultdict[int, list[float]] = defaultdict(list)
         for line in path.read_text().splitlines():
             event, number, at = line.split()
             if event == "start":
                 row.calls += 1
-                begun[int(number)] = float(at)
-            elif int(number) in begun:
-                calls[int(number)].append((begun.pop(int(number)), float(at)))
+                begun[int(number)].append(float(at))
+            elif begun[int(number)]:
+                calls[int(number)].append((begun[int(number)].pop(0), float(at)))
     for intervals in calls.values():
         intervals.sort()
         for index, (begin, end) in enumerate(intervals):

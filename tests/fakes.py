@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from responder import predictor
-from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, LeaseStore, Place
+from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place
 from responder.cache.memory import MemoryCache
 from responder.leading import Leading
 from responder.lease import Leases
@@ -117,7 +117,7 @@ class BrokenCache:
         self._check()
         return await self._inner.register(place, mark, keep_ms)
 
-    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         """As the inner cache, or not at all."""
         self._check()
         return await self._inner.renew(held, lease_ms)
@@ -127,10 +127,15 @@ class BrokenCache:
         self._check()
         return await self._inner.commit(commit)
 
-    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+    async def fence(self, name: str) -> bool:
+        """As the inner cache, or not at all."""
+        self._check()
+        return await self._inner.fence(name)
+
+    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
         """As the inner cache, or not at all."""
         if not self.is_down:
-            self._inner.count_attempt(name, attempts, keep_ms)
+            self._inner.count_attempt(place, attempts, keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """As the inner cache."""

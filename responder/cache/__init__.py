@@ -2,7 +2,7 @@
 
 from responder.cache.answers import CachedAnswers, Gap
 from responder.cache.entry import Entry, decode_entry, encode_entry
-from responder.cache.port import Cache, CacheRefused, CacheUnavailable, Claimed, Commit, LeaseStore, Place, Slot
+from responder.cache.port import Cache, CacheRefused, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place, Slot
 
 __all__ = [
     "Cache",
@@ -13,6 +13,7 @@ __all__ = [
     "Commit",
     "Entry",
     "Gap",
+    "Held",
     "LeaseStore",
     "Place",
     "Slot",

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from responder.cache.entry import GENERATION_BYTES, Entry, decode_entry, is_mark, token_of
+from responder.cache.entry import GENERATION_BYTES, Entry, decode_entry, is_lease, token_of
 from responder.cache.port import Cache, CacheUnavailable
 from responder.keys import Key
 from responder.logs import logger
@@ -19,7 +19,7 @@ class Gap:
 
     Args:
         generation: of the key's model, when it was looked up; None when there is none yet.
-        token: whose lease or tombstone stands there; empty without one.
+        token: whose lease stands there; empty without one.
     """
 
     generation: bytes | None
@@ -91,7 +91,7 @@ class CachedAnswers:
         self._is_down = True
 
     def _gap(self, generation: bytes, value: bytes) -> Gap:
-        if is_mark(value):
+        if is_lease(value):
             return Gap(generation, token_of(value))
         self._count("unusable_value")
         return Gap(generation)

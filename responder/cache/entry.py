@@ -1,4 +1,4 @@
-"""What may stand under the name of an answer: a value, a lease, or a tombstone; told apart by the first byte.
+"""What may stand under the name of an answer: a value or a lease; told apart by the first byte.
 
 A value's head says whose answer it is, of which generation, and how fresh; then comes the encoded reply body. It names
 the key that it was stored for, so that a value under a wrong name is a miss and never an answer.
@@ -8,12 +8,12 @@ import struct
 from dataclasses import dataclass
 
 _HEAD = struct.Struct(">B16s8sQQI")
-_LEASE, _TOMBSTONE, _VALUE = 0, 2, 3
+_LEASE, _VALUE = 0, 3
 _MAX_U32 = 2**32 - 1
 
-GENERATION_BYTES, TOKEN_BYTES = 8, 16
+GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES = 8, 16, 8
 _TOKEN_AT = 1 + GENERATION_BYTES
-MARK_BYTES = _TOKEN_AT + TOKEN_BYTES  # of a lease or a tombstone
+MARK_BYTES = _TOKEN_AT + TOKEN_BYTES
 
 
 @dataclass(slots=True)
@@ -60,21 +60,11 @@ def lease_mark(generation: bytes, token: bytes) -> bytes:
     return b"%c%b%b" % (_LEASE, generation, token)
 
 
-def tombstone(token: bytes) -> bytes:
-    """What stands where an answer was invalidated: anybody may take its place but those who worked before it."""
-    return b"%c%b%b" % (_TOMBSTONE, bytes(GENERATION_BYTES), token)
-
-
 def is_lease(value: bytes) -> bool:
     """Whether somebody works on the answer, or did until lately."""
     return len(value) == MARK_BYTES and value[0] == _LEASE
 
 
-def is_mark(value: bytes) -> bool:
-    """A lease or a tombstone."""
-    return len(value) == MARK_BYTES and value[0] in (_LEASE, _TOMBSTONE)
-
-
 def token_of(mark: bytes) -> bytes:
-    """The token of a lease or a tombstone."""
+    """The token of a lease."""
     return mark[_TOKEN_AT:]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
@@ -58,12 +58,21 @@ class RedisLink:
             connection, because the reply to it could no longer be told from the reply to the next one.
         subscription: what the connection is for, if it is for listening. Nobody else notices when a connection dies
             on which nothing is asked, so Redis is asked every second whether it is there.
+        prepare: what to send when a connection is made; it may be refused.
 
     Raises:
         InvalidCacheUrl: the URL has an option that nobody knows.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, subscription: Subscription | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        subscription: Subscription | None = None,
+        prepare: Sequence[Command] = (),
+    ) -> None:
+        self._prepare = prepare
         self._subscription = subscription
         self._timeout_s = timeout_s
         try:
@@ -113,6 +122,7 @@ class RedisLink:
             return self._up.ask(command)
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(CacheUnavailable(self._problem))
+        failed.exception()  # seen, even if nobody looks
         return failed
 
     def tell(self, *command: str | bytes | int) -> None:
@@ -163,6 +173,12 @@ class RedisLink:
             hello.append(("SUBSCRIBE", self._subscription.channel))
         for reply in [connection.ask(command) for command in hello]:
             await reply
+        for reply in [connection.ask(command) for command in self._prepare]:
+            with contextlib.suppress(CacheRefused):
+                await reply
+        with contextlib.suppress(CacheRefused):
+            # Where CLIENT is forbidden, SKIP would be answered, and every later reply taken for another's.
+            connection.can_skip = await connection.ask(("CLIENT", "REPLY", "ON")) == b"OK"
 
     async def _watch(self, connection: "_Pipelined") -> None:
         """Until the connection has ended."""
@@ -187,6 +203,7 @@ class _Pipelined(asyncio.Protocol):
         self._queued: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
+        self.can_skip = False
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -216,7 +233,11 @@ class _Pipelined(asyncio.Protocol):
 
     def tell(self, command: Command) -> None:
         queued, self._queued = self._queued, []
-        self._write(b"".join([*queued, _SKIP_REPLY, _pack(command)]))
+        if self.can_skip:
+            queued.append(_SKIP_REPLY)
+        else:
+            self._asked.append((self._loop.create_future(), self._loop.time() + self._timeout_s))
+        self._write(b"".join([*queued, _pack(command)]))
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()

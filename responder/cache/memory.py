@@ -2,18 +2,19 @@
 
 import asyncio
 import math
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from responder.cache.entry import token_of
-from responder.cache.port import Claimed, Commit, Place, Slot
+from responder.cache.entry import FENCE_BYTES, is_lease, token_of
+from responder.cache.port import Claimed, Commit, Held, Place, Slot, attempts_name
 from responder.cache.scripts import PUSH_MAX_BYTES, SEEN_BYTES
 from responder.keys import beside_name
 
-LEFT_MS = 3_600_000
+FENCED_MS = 3_600_000
 
 
 class MemoryCache:
@@ -61,8 +62,8 @@ class MemoryCache:
         found = self._shared._get(_slot(place))
         if found is None:
             self._shared._set(_slot(place), mark, lease_ms)
-        attempts = self._shared._get(beside_name(place.name, "a"))
-        return Claimed(found, int(attempts or 0))
+        attempts, fence = self._shared._get(attempts_name(place)), self._shared._get(beside_name(place.name, "x"))
+        return Claimed(found, int(attempts or 0), fence or b"")
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         found = self._shared._get(_slot(place))
@@ -78,36 +79,48 @@ class MemoryCache:
         shared._waiting.setdefault(place.name, set()).add(self)
         return max(0, round((shared._values[slot][1] - shared._clock()) * 1000))
 
-    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         stands = []
-        for place, mark in held:
+        for place, mark, fence in held:
             found = self._shared._get(_slot(place))
-            stands.append(found is None or found == mark)
+            stands.append(found in (None, mark) and self._is_fenced_by(place, fence))
             if stands[-1]:
                 self._shared._set(_slot(place), mark, lease_ms)
         return stands
 
     async def commit(self, commit: Commit) -> bool:
-        shared, name = self._shared, commit.place.name
-        found = shared._get(_slot(commit.place))
+        shared, (place, mark, fence) = self._shared, commit.held
+        found = shared._get(_slot(place))
         if commit.clear_attempts:
-            shared._drop(beside_name(name, "a"))
-        if found != commit.mark and (found is not None or commit.place.slot is Slot.REFRESH):
+            shared._drop(attempts_name(place))
+        if found != mark and (found is not None or place.slot is Slot.REFRESH):
             return False
-        shared._drop(_slot(commit.place))
+        if not self._is_fenced_by(place, fence):
+            return False
+        shared._drop(_slot(place))
         if commit.ttl_ms > 0:
-            shared._set(name, commit.value, commit.ttl_ms)
-        elif commit.leave and commit.place.slot is Slot.VALUE:
-            shared._set(name, commit.leave, LEFT_MS)
-        head = commit.digest + token_of(commit.mark)
+            shared._set(place.name, commit.value, commit.ttl_ms)
+        head = commit.digest + token_of(mark)
         push = commit.kind + head + commit.value if len(commit.value) <= PUSH_MAX_BYTES else b"P" + head
         loop = asyncio.get_running_loop()
-        for replica in shared._waiting.pop(name, ()):
+        for replica in shared._waiting.pop(place.name, ()):
             loop.call_soon(replica._on_push, push)
         return True
 
-    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
-        self._shared._set(beside_name(name, "a"), b"%d" % attempts, keep_ms)
+    async def fence(self, name: str) -> bool:
+        shared = self._shared
+        shared._set(beside_name(name, "x"), secrets.token_bytes(FENCE_BYTES), FENCED_MS)
+        before = shared._get(name)
+        for slot in Slot:
+            shared._drop(_slot(Place(name, slot)))
+            shared._drop(attempts_name(Place(name, slot)))
+        return before is not None and not is_lease(before)
+
+    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
+        self._shared._set(attempts_name(place), b"%d" % attempts, keep_ms)
+
+    def _is_fenced_by(self, place: Place, fence: bytes) -> bool:
+        return (self._shared._get(beside_name(place.name, "x")) or b"") == fence
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push = on_push

@@ -6,6 +6,8 @@ from enum import Enum
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from responder.keys import beside_name
+
 
 class CacheUnavailable(Exception):
     """The cache cannot be used now. Nobody but the latency suffers: the service asks the model."""
@@ -33,16 +35,31 @@ class Place(NamedTuple):
     slot: Slot
 
 
+def attempts_name(place: Place) -> str:
+    """Where the attempts of a place are counted."""
+    return beside_name(place.name, f"a{place.slot.value}")
+
+
 class Claimed(NamedTuple):
     """What a claim found.
 
     Args:
         found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
-        attempts: how often the model was started for this key and did not come to an end.
+        attempts: how often the model was started for this place and did not come to an end.
+        fence: what the last invalidation of the key has left; whoever had claimed before it can end no lease.
     """
 
     found: bytes | None
     attempts: int
+    fence: bytes = b""
+
+
+class Held(NamedTuple):
+    """A lease, as the store knows it."""
+
+    place: Place
+    mark: bytes
+    fence: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +67,21 @@ class Commit:
     """The end of a lease.
 
     Args:
-        place, mark: the lease; nothing happens unless it still stands, or the slot of the value is empty.
+        held: the lease; nothing happens unless it still stands, or the slot of the value is empty, and unless the fence
+            is the same.
         value: what to store, and to push to those who wait.
         ttl_ms: how long it may live; 0 stores nothing.
         kind: one byte before what is pushed.
         digest: of the key; it is pushed as well.
         clear_attempts: the model's process has survived; that counts for one who comes too late, too.
-        leave: what to leave in the value's slot, for an hour at most, when nothing is stored; empty for nothing.
     """
 
-    place: Place
-    mark: bytes
+    held: Held
     value: bytes
     ttl_ms: int
     kind: bytes
     digest: bytes
     clear_attempts: bool = True
-    leave: bytes = b""
 
 
 class Cache(Protocol):
@@ -117,14 +132,17 @@ class LeaseStore(Cache, Protocol):
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
         """Have our inbox told when the holder of a mark ends; the milliseconds it has left, None when it is gone."""
 
-    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
-        """Make marks last for another lease, and put those back that the store has lost; False where another stands."""
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+        """Make leases last, and put those back that the store has lost; False where one has ended for good."""
 
     async def commit(self, commit: Commit) -> bool:
         """End a lease: store, tell those who wait, let go. False, and none of it, when another holds it by then."""
 
-    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
-        """Write down, before our next step, how often the model was started for a name. It is not waited for."""
+    async def fence(self, name: str) -> bool:
+        """Make an answer a miss, and have whoever works on it now end in vain; whether a value was there."""
+
+    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
+        """Write down, before our next step, how often the model was started for a place. It is not waited for."""
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Say who is told what commits push, and who is told when pushes may have been missed."""

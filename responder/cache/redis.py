@@ -1,13 +1,17 @@
 """The cache and the leases in Redis."""
 
+import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from responder.cache import scripts
+from responder.cache.entry import FENCE_BYTES, is_lease
 from responder.cache.link import RedisLink, Subscription
-from responder.cache.port import CacheRefused, Claimed, Commit, Place, Slot
+from responder.cache.memory import FENCED_MS
+from responder.cache.port import CacheRefused, Claimed, Commit, Held, Place, Slot, attempts_name
 from responder.cache.scripts import SEEN_BYTES, Script
 from responder.keys import beside_name
 from responder.logs import logger
@@ -33,7 +37,9 @@ class RedisCache:
     """
 
     def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
-        self._link = RedisLink(url, timeout_s=timeout_s)
+        self.link = self._link = RedisLink(
+            url, timeout_s=timeout_s, prepare=[("SCRIPT", "LOAD", one.text) for one in scripts.ALL]
+        )
         self._inbox = inbox or ""
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._on_gap: Callable[[], None] = lambda: None
@@ -91,14 +97,16 @@ class RedisCache:
     async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
         slot = _slot(place)
         claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
-        attempts = self._link.ask("GET", beside_name(place.name, "a"))
+        # After the claim: who finds the fence of a later invalidation calls the model later than that.
+        beside = self._link.ask("MGET", attempts_name(place), beside_name(place.name, "x"))
         try:
             found = await claimed
         except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
             found = await self._link.ask("GET", slot)
             if found is None:
                 raise
-        return Claimed(found, _number(await attempts))
+        attempts, fence = await beside
+        return Claimed(found, _number(attempts), fence or b"")
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         return bool(await self._run(scripts.TAKE_OVER, [_slot(place)], seen[:SEEN_BYTES], mark, lease_ms))
@@ -108,34 +116,52 @@ class RedisCache:
         left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
         return None if left_ms < 0 else left_ms
 
-    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
-        asked = [self._evalsha(scripts.RENEW, [_slot(place)], mark, lease_ms) for place, mark in held]
-        return [
-            bool(await self._or_eval(one, scripts.RENEW, [_slot(place)], mark, lease_ms))
-            for one, (place, mark) in zip(asked, held, strict=True)
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+        asked = [
+            self._evalsha(scripts.RENEW, [_slot(place), beside_name(place.name, "x")], mark, fence, lease_ms)
+            for place, mark, fence in held
         ]
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                # To repeat it here could bring back a lease that has been ended since. The next renewal is soon.
+                await self._link.ask("SCRIPT", "LOAD", scripts.RENEW.text)
+                raise one
+        return [bool(one) for one in done]
 
     async def commit(self, commit: Commit) -> bool:
-        name = commit.place.name
+        place, mark, fence = commit.held
+        beside = [beside_name(place.name, suffix) for suffix in "rwx"]
         done: int = await self._run(
             scripts.COMMIT,
-            [name, beside_name(name, "r"), beside_name(name, "w"), beside_name(name, "a")],
-            commit.place.slot.value,
-            commit.mark,
+            [place.name, *beside, attempts_name(place)],
+            place.slot.value,
+            mark,
             commit.value,
             commit.ttl_ms,
             commit.kind,
             commit.digest,
             int(commit.clear_attempts),
-            commit.leave,
+            fence,
         )
         if done == 2:
             raise CacheRefused("OOM: told those who wait, but could not store")
         return bool(done)
 
-    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
+    async def fence(self, name: str) -> bool:
+        fence = secrets.token_bytes(FENCE_BYTES)
+        places = [Place(name, slot) for slot in Slot]
+        asked = [
+            self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: nothing old can end now
+            self._link.ask("GETDEL", name),
+            self._link.ask("DEL", beside_name(name, "r"), *map(attempts_name, places)),
+        ]
+        _, before, _ = [await one for one in asked]
+        return before is not None and not is_lease(before)
+
+    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
         # A process that dies now has said it: what is in the socket arrives.
-        self._link.tell("SET", beside_name(name, "a"), attempts, "PX", keep_ms)
+        self._link.tell("SET", attempts_name(place), attempts, "PX", keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap

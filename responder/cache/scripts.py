@@ -40,20 +40,24 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return math.max(0, redis.call('PTTL', KEYS[1]))
 """)
 
-# KEYS: slot. ARGV: mark, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a restart).
+# KEYS: slot, fence. ARGV: mark, fence, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a
+# restart), or its key was invalidated, and then the fence is another.
 RENEW = Script(f"""
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
 local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
-if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 if held ~= '' then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return 1
 """)
 
-# KEYS: value, refresh, waiting, attempts. ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, leave.
+# KEYS: value, refresh, waiting, fence, attempts.
+# ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, fence.
 # A server that is out of memory refuses the SET: those who wait are told all the same. One who comes too late has come
 # to an end as well, so that an input whose leaders are only slow is never taken for one that kills them.
 COMMIT = Script(f"""
-if ARGV[7] == '1' then redis.call('DEL', KEYS[4]) end
+if ARGV[7] == '1' then redis.call('DEL', KEYS[5]) end
+if (redis.call('GET', KEYS[4]) or '') ~= ARGV[8] then return 0 end
 if ARGV[1] == 'v' then
   local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
   if held ~= '' and held ~= ARGV[2] then return 0 end
@@ -65,10 +69,7 @@ if ARGV[4] ~= '0' then
   local done = redis.pcall('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
   if type(done) == 'table' and done['err'] then kept = 2 end
 end
-if ARGV[1] == 'v' and (ARGV[4] == '0' or kept == 2) then
-  redis.call('DEL', KEYS[1])
-  if ARGV[8] ~= '' then redis.pcall('SET', KEYS[1], ARGV[8], 'PX', 3600000) end
-end
+if ARGV[1] == 'v' and (ARGV[4] == '0' or kept == 2) then redis.call('DEL', KEYS[1]) end
 if ARGV[1] == 'r' then redis.call('DEL', KEYS[2]) end
 local waiting = redis.call('SMEMBERS', KEYS[3])
 if #waiting > 0 then

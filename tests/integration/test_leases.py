@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from responder import Unavailable, predictor
+from responder import Answer, Unavailable, predictor
 from responder.cache.link import RedisLink
+from responder.cache.redis import RedisCache
 from responder.operate import Operator
-from schemas import Directives
+from schemas import Code, Directives
 from tests.fakes import Echo, GatedModel, Question
 from tests.proxy import Proxy
 from tests.real import ROOT, own_redis, until
@@ -132,21 +133,23 @@ async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers,
     version = 0
 
     @predictor(name="echo", ttl=60)
-    async def echo(question: Question) -> Echo:
+    async def echo(question: Question) -> Answer[Echo]:
         began_with = version
         await asyncio.sleep(chance.random() * 0.004)
-        return Echo(text=f"{began_with}")
+        return Answer(Echo(text=f"{began_with}"), ttl_s=chance.choice([0, 0.001, 60]))
+
+    wishes = [Directives(), Directives(), Directives(no_cache=True), Directives(max_age_s=0), Directives(max_age_s=5)]
 
     async def shown(replica: int) -> int:
-        reply = await them[replica].ask(timeout_s=10)
+        reply = await them[replica].ask(directives=chance.choice(wishes))
         return int(reply.outcome.body.rpartition(b':"')[2].rstrip(b'"}'))
 
     async with AsyncExitStack() as stack:
         them = [
             await stack.enter_async_context(on_redis(servers.redis_url, echo, namespace=namespace)) for _ in range(2)
         ]
-        link = await stack.enter_async_context(RedisLink(servers.redis_url, timeout_s=2.0))
-        operator, digest = Operator(link, namespace), b""
+        cache = await stack.enter_async_context(RedisCache(servers.redis_url, timeout_s=2.0))
+        operator, digest = Operator(cache, namespace), b""
         facts = await operator.explain(echo, b'{"text":"a"}', b"", max_depth=64)
         digest = bytes.fromhex(facts.key)
         old: list[asyncio.Future[int]] = []
@@ -160,6 +163,59 @@ async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers,
                 await operator.invalidate_model("echo")
             assert min(await asyncio.gather(shown(0), shown(1))) >= version
         await asyncio.gather(*old)
+
+
+@pytest.mark.parametrize("way", ["key", "model"])
+@pytest.mark.parametrize("first", ["no-cache", "plain"])
+async def test_a_late_answer_is_not_stored_over_a_newer_one(
+    servers: Servers, namespace: str, way: str, first: str
+) -> None:
+    """A long call begins; the answer is invalidated; another replica stores a newer one, or one that has expired."""
+    version, begun, gates = 0, list[int](), [asyncio.Event(), asyncio.Event()]
+    gates[1].set()
+
+    @predictor(name="echo", ttl=60)
+    async def echo(question: Question) -> Answer[Echo]:
+        mine = version
+        begun.append(mine)
+        await gates[mine].wait()
+        return Answer(Echo(text=f"{mine}"), ttl_s=60 if mine == 0 or first == "no-cache" else 0.02)
+
+    async with (
+        on_redis(servers.redis_url, echo, namespace=namespace, lease_s=0.6) as one,
+        on_redis(servers.redis_url, echo, namespace=namespace, lease_s=0.6) as other,
+        RedisCache(servers.redis_url, timeout_s=2.0) as cache,
+    ):
+        operator = Operator(cache, namespace)
+        no_cache = Directives(no_cache=first == "no-cache")
+        long = asyncio.ensure_future(one.ask(directives=no_cache))
+        await until(lambda: begun == [0])
+        digest = bytes.fromhex((await operator.explain(echo, b'{"text":"a"}', b"", max_depth=64)).key)
+        version = 1
+        await (operator.invalidate_key(digest) if way == "key" else operator.invalidate_model("echo"))
+        for replica in (other, one):  # on the replica of the long call, too
+            assert b'"1"' in (await replica.ask(directives=no_cache)).outcome.body
+        await asyncio.sleep(0.5)  # renewals come by, and the short answer expires
+        gates[0].set()
+        assert b'"0"' in (await long).outcome.body
+        for replica in (one, other):
+            assert b'"1"' in (await replica.ask()).outcome.body
+
+
+async def test_a_flight_that_is_given_up_while_it_claims_leaves_no_lease(servers: Servers, namespace: str) -> None:
+    """Its requester's deadline ends before the claim is answered: the next one does not wait for a lease."""
+    model = GatedModel(is_open=True)
+    async with (
+        Proxy.running(servers.redis_url) as proxy,
+        on_redis(proxy.plain_url(servers.redis_url), model.predictor(), namespace=namespace, lease_s=30) as one,
+        on_redis(servers.redis_url, model.predictor(), namespace=namespace, lease_s=30) as other,
+    ):
+        await one.ask("warm")
+        proxy.drop_reply_to(b"NX")
+        assert (await one.ask(timeout_s=0.05)).outcome.code is Code.DEADLINE_EXCEEDED
+        assert proxy.dropped == 1
+        async with asyncio.timeout(3):
+            assert (await other.ask()).outcome.code is None
 
 
 async def test_no_old_answer_comes_back_when_a_generation_is_lost(servers: Servers, namespace: str) -> None:
@@ -226,9 +282,9 @@ async def test_the_operator_s_commands(servers: Servers, namespace: str) -> None
     model = GatedModel()
     async with (
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
-        RedisLink(servers.redis_url, timeout_s=2.0) as link,
+        RedisCache(servers.redis_url, timeout_s=2.0) as cache,
     ):
-        operator, body, echo = Operator(link, namespace), b'{"text":"a"}', one.model.predictor
+        operator, body, echo = Operator(cache, namespace), b'{"text":"a"}', one.model.predictor
         seen = await operator.explain(echo, body, b"", max_depth=64)
         assert (seen.state, seen.generation, seen.leader) == ("none", None, None)
         asked = asyncio.ensure_future(one.ask())
@@ -245,7 +301,7 @@ async def test_the_operator_s_commands(servers: Servers, namespace: str) -> None
         assert 50 < seen.fresh_for_s < 70
         assert await operator.invalidate_key(bytes.fromhex(seen.key))
         assert not await operator.invalidate_key(bytes.fromhex(seen.key))
-        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "invalidated"
+        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "none"
         assert (await one.ask()).status.kind == "miss"
         assert await operator.invalidate_all() == ["echo"]
         assert (await operator.explain(echo, body, b"", max_depth=64)).state == "other generation"
@@ -271,7 +327,8 @@ def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> N
     assert '"state": "none"' in said
     key = said.partition('"key": "')[2][:32]
     assert run("invalidate", "--key", key) == (0, f"nothing was cached of {key}\n")
-    assert run("invalidate", "oracle") == (0, "all answers of oracle\n")
+    status, said = run("invalidate", "orcale")
+    assert (status, "nobody has ever asked" in said) == (1, True)
     assert run("invalidate", "--all", "--json")[0] == 0
     for words, complaint in (
         (["invalidate"], "give one of"),

@@ -1,7 +1,6 @@
 """Leases among replicas that freeze, die and are not heard, in virtual time: whatever happens in whatever order."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -12,14 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, LeaseStore, Place
+from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot
 from responder.cache.memory import MemoryCache
 from responder.keeping import Lease
-from responder.keys import Key
+from responder.keys import Key, beside_name
 from responder.lease import Leases
 
 T = TypeVar("T")
 LEASE_S, TIMEOUT_S = 3.0, 0.2
+WINDOW_S = 10.0 + 2 * LEASE_S  # what was hurt shows when a call that had begun meanwhile ends
 KEY = Key(b"d" * 16, "{d}:v", "generation")
 REPLICAS = st.integers(0, 2)
 
@@ -39,9 +39,7 @@ class Wire:
         await self.runs.wait()
         lost = self.loses.pop() if self.loses else ""
         await asyncio.sleep(0.001)
-        if self.is_dead:
-            await asyncio.Event().wait()  # what the dead say reaches nobody
-        if lost == "request":
+        if lost == "request" or self.is_dead:  # what the dead say reaches nobody
             await asyncio.sleep(TIMEOUT_S)
             raise CacheUnavailable("lost")
         done = await work()
@@ -61,22 +59,27 @@ class Wire:
         return await self._over(lambda: self._store.settle_on(name, proposal))
 
     async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
-        return await self._over(lambda: self._world.granted(mark, self._store.claim(place, mark, lease_ms)))
+        return await self._over(lambda: self._world.granted(place, mark, self._store.claim(place, mark, lease_ms)))
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        return await self._over(lambda: self._world.taken(mark, self._store.take_over(place, seen, mark, lease_ms)))
+        return await self._over(
+            lambda: self._world.taken(place, mark, self._store.take_over(place, seen, mark, lease_ms))
+        )
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
         return await self._over(lambda: self._store.register(place, mark, keep_ms))
 
-    async def renew(self, held: Sequence[tuple[Place, bytes]], lease_ms: int) -> list[bool]:
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         return await self._over(lambda: self._world.renewed(held, self._store.renew(held, lease_ms)))
 
     async def commit(self, commit: Commit) -> bool:
         return await self._over(lambda: self._world.committed(commit, self._store))
 
-    def count_attempt(self, name: str, attempts: int, keep_ms: int) -> None:
-        self._store.count_attempt(name, attempts, keep_ms)
+    async def fence(self, name: str) -> bool:
+        return await self._over(lambda: self._store.fence(name))
+
+    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
+        self._store.count_attempt(place, attempts, keep_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         def pushed(push: bytes) -> None:
@@ -103,42 +106,50 @@ class World:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.memory = MemoryCache(clock=clock)
-        self.holder = b""
+        self.holders: dict[Slot, bytes] = {}
         self.running: dict[object, float] = {}
         self.overlaps: list[float] = []
-        self.hurt_at = -1e9
+        self.hurt: list[float] = []
+        self.version = 0
 
-    async def granted(self, mark: bytes, claim: Awaitable[Claimed]) -> Claimed:
+    async def granted(self, place: Place, mark: bytes, claim: Awaitable[Claimed]) -> Claimed:
         claimed = await claim
         if claimed.found is None:
-            self.holder = mark
+            self.holders[place.slot] = mark
         return claimed
 
-    async def taken(self, mark: bytes, take_over: Awaitable[bool]) -> bool:
+    async def taken(self, place: Place, mark: bytes, take_over: Awaitable[bool]) -> bool:
         taken = await take_over
         if taken:
-            self.holder = mark
+            self.holders[place.slot] = mark
         return taken
 
-    async def renewed(self, held: Sequence[tuple[Place, bytes]], renew: Awaitable[list[bool]]) -> list[bool]:
+    async def renewed(self, held: Sequence[Held], renew: Awaitable[list[bool]]) -> list[bool]:
         stands = await renew
-        for (_, mark), still in zip(held, stands, strict=True):
+        for one, still in zip(held, stands, strict=True):
             if still:
-                self.holder = mark
+                self.holders[one.place.slot] = one.mark
         return stands
 
     async def committed(self, commit: Commit, store: MemoryCache) -> bool:
-        [there] = await store.get_many([commit.place.name])
+        place, mark, _ = commit.held
+        [there] = await store.get_many([beside_name(place.name, place.slot.value)])
         stood = await store.commit(commit)
-        assert not stood or there is None or commit.mark == self.holder == there, "a stale commit was accepted"
+        empty = there is None and place.slot is Slot.VALUE
+        assert not stood or empty or mark == self.holders[place.slot] == there, "a stale commit was accepted"
         return stood
 
-    def begin(self) -> object:
+    def begin(self, *, counts: bool) -> object:
+        """A call; one that was asked for although there may be another does not count."""
         call = object()
-        if self.running:
-            self.overlaps.append(self.clock())
-        self.running[call] = self.clock()
+        if counts:
+            if self.running:
+                self.overlaps.append(self.clock())
+            self.running[call] = self.clock()
         return call
+
+    def end(self, call: object) -> None:
+        self.running.pop(call, None)
 
 
 class Sim:
@@ -152,30 +163,34 @@ class Sim:
         self.flights: list[asyncio.Task[None]] = []
         self.leads = False
 
-    def ask(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
-        if not self.flights or self.flights[-1].done():
-            self.flights.append(asyncio.ensure_future(self._fly(work_s, ttl_s, fails=fails)))
+    def ask(self, work_s: float, ttl_s: float, *, fails: bool, renews: bool = False) -> None:
+        self.flights = [task for task in self.flights if not task.done() or task.exception()]
+        if len(self.flights) < 2:
+            self.flights.append(asyncio.ensure_future(self._fly(work_s, ttl_s, fails=fails, renews=renews)))
 
-    async def _fly(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
+    async def _fly(self, work_s: float, ttl_s: float, *, fails: bool, renews: bool) -> None:
+        asked_in = self.world.version
         try:
-            lease = await self.leases.acquire(KEY, None)
+            lease = await self.leases.acquire(KEY, None, renews=renews, only_later=renews)
         except CacheUnavailable:
             return  # the model is called without a lease
+        if isinstance(lease, Entry):
+            assert int(lease.body) >= asked_in, "an answer that was invalidated before the question"
         if not isinstance(lease, Lease):
             return
-        call = self.world.begin()
+        version, call = self.world.version, self.world.begin(counts=not renews)
         self.leads = True
         try:
             await asyncio.sleep(work_s)
             await self.wire.runs.wait()
         finally:
             self.leads = False
-            del self.world.running[call]
+            self.world.end(call)
         if fails:
             await self.leases.commit_error(lease, b"error")
         else:
             now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
-            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, secrets.token_bytes(8)), ttl_ms)
+            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), ttl_ms)
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -200,18 +215,26 @@ class LeaseMachine(RuleBasedStateMachine):
         change()
 
     def _hurt(self) -> None:
-        self.world.hurt_at = self.loop.time()
+        self.world.hurt.append(self.loop.time())
 
     @rule(
         replica=REPLICAS,
         work_s=st.sampled_from([0.0, 0.5, 2.9, 10.0]),
         ttl_s=st.sampled_from([0.0, 1.0, 60.0]),
         fails=st.booleans(),
+        renews=st.booleans(),
     )
-    def ask(self, replica: int, work_s: float, ttl_s: float, fails: bool) -> None:  # noqa: FBT001 - drawn
+    def ask(self, replica: int, work_s: float, ttl_s: float, fails: bool, renews: bool) -> None:  # noqa: FBT001 - drawn
         sim = self.sims[replica]
         if not sim.wire.is_dead:
-            self._run(self._do(lambda: sim.ask(work_s, ttl_s, fails=fails)))
+            self._run(self._do(lambda: sim.ask(work_s, ttl_s, fails=fails, renews=renews)))
+
+    @rule()
+    def invalidate(self) -> None:
+        """From now on no earlier answer; calls in the air become useless, so another may begin beside them."""
+        self._hurt()
+        self._run(self.world.memory.fence(KEY.name))
+        self.world.version += 1
 
     @rule(seconds=st.sampled_from([0.0005, 0.0015, 0.1, 1.0, 3.1, 12.0]))
     def pass_time(self, seconds: float) -> None:
@@ -233,7 +256,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for index in leaders[:1]:
             self.freeze(index)
             self.pass_time(seconds)
-            self.ask((index + 1) % 3, work_s, 60.0, fails=False)
+            self.ask((index + 1) % 3, work_s, 60.0, fails=False, renews=False)
 
     @rule(seconds=st.sampled_from([0.0, 0.0015, 0.1]))
     def thaw(self, seconds: float) -> None:
@@ -281,6 +304,8 @@ class LeaseMachine(RuleBasedStateMachine):
                 for task in sim.flights:
                     task.result()
                 assert not len(sim.leases.waiting)
+            for at in self.world.overlaps:
+                assert any(at - WINDOW_S <= hurt <= at for hurt in self.world.hurt), "two calls, and nothing was hurt"
         finally:
             for sim in self.sims:
                 self._run(self._end(sim))
