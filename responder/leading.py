@@ -112,8 +112,8 @@ class Leading:
         self._answers = answers
         self._leases = leases
         self._ttl_factor = ttl_factor
-        # A process that dies takes all that it was working on with it. One of those is the culprit; run one at a time,
-        # the others come to an end, and only the culprit is counted again.
+        # A process that dies takes all that it was working on with it; one may be the culprit. In their last try
+        # suspects run one at a time: the innocent come to an end, and only the culprit is counted again.
         self._alone = asyncio.Lock()
 
     async def outcome(self, work: Work, flight: Flight[Request]) -> Outcome:
@@ -158,7 +158,8 @@ class Leading:
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {MAX_ATTEMPTS} times")
             else:
-                async with self._alone if lease is not None and lease.attempts else nullcontext():
+                suspect = lease is not None and lease.attempts >= MAX_ATTEMPTS - 1
+                async with self._alone if suspect else nullcontext():
                     outcome = await work.model.answer(work.body, start)
             stored = lease is not None and await self._commit(lease, outcome)
         finally:
