@@ -16,8 +16,10 @@ from deploy.found import Servers
 from responder import Answer, Unavailable, predictor
 from responder.cache.link import RedisLink
 from responder.cache.redis import RedisCache
+from responder.keys import beside_name
 from responder.operate import Operator
 from schemas import Code, Directives
+from schemas.canonical import canonical_bytes
 from tests.fakes import Echo, GatedModel, Question
 from tests.proxy import Proxy
 from tests.real import ROOT, own_redis, until
@@ -66,14 +68,16 @@ async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(se
     async with (
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
+        RedisLink(servers.redis_url, timeout_s=2.0) as link,
     ):
         for number in range(200):
             model.gate.clear()
             leading = asyncio.ensure_future(one.ask(str(number)))
             await until(lambda: model.running == 1)
             following = asyncio.ensure_future(other.ask(str(number)))
-            await until(lambda: len(other.leases.waiting) == 1)
-            await asyncio.sleep(0.002)  # until it has registered, which nobody can see
+            waiting = beside_name(one.model.keys.key(b"", canonical_bytes(Question(text=str(number)))).name, "w")
+            while not await link.ask("SCARD", waiting):  # until it has registered
+                pass
             began = time.perf_counter()
             model.gate.set()
             assert (await following).status.kind == "collapsed"
