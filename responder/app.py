@@ -48,6 +48,8 @@ class Responder:
                 namespace=self._settings.namespace,
                 max_depth=self._settings.max_depth,
                 max_reply_bytes=self._settings.max_reply_bytes,
+                stale_s=self._settings.stale_s,
+                keep_s=self._settings.keep_s,
                 on_call=self._metrics.count_model_call,
             )
             for one in predictors
@@ -140,7 +142,7 @@ class Responder:
             models={request_queue(settings.namespace, model.name): model for model in self._models},
             inbox=self._inbox,
             answers=answers,
-            leading=Leading(answers, leases),
+            leading=Leading(answers, leases, max_stored_bytes=settings.max_stored_bytes),
             pending=settings.pending,
             intake=Intake(settings.max_body_bytes, settings.tenant_from_user_id, self._metrics.count_odd),
             policy=ReplyPolicy(

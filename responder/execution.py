@@ -23,6 +23,10 @@ class Crashed(Exception):
 class Execution(Protocol):
     """How one model is loaded, called and closed."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call would have to wait for its permit; if not, nothing awaits before it has one."""
+
     async def load(self) -> None:
         """Make the model ready; runs once, before the first call."""
 
@@ -50,6 +54,10 @@ class LoopExecution:
         self._predictor = predictor
         self._permits = asyncio.Semaphore(predictor.concurrency)
         self._model: Any = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._permits.locked()
 
     async def load(self) -> None:
         self._model = self._predictor.instantiate()
@@ -90,6 +98,10 @@ class ThreadExecution:
         self._permits = asyncio.Semaphore(predictor.concurrency)
         self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
         self._model: Any = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._permits.locked()
 
     async def load(self) -> None:
         loop = asyncio.get_running_loop()

@@ -20,14 +20,18 @@ T = TypeVar("T")
 
 
 class Flight(Generic[W]):
-    """One computation and those who wait for it. `waiters` keeps the order of boarding; the first one leads."""
+    """One computation and those who wait for it. `waiters` keeps the order of boarding; the first one leads.
 
-    __slots__ = ("about", "begun_at", "key", "leader", "started", "task", "waiters")
+    A flight without a leader is background work; `asked` is whether anybody has boarded it by now.
+    """
 
-    def __init__(self, key: Hashable, leader: W, begun_at: float, about: object = None) -> None:
+    __slots__ = ("about", "asked", "begun_at", "key", "leader", "started", "task", "waiters")
+
+    def __init__(self, key: Hashable, leader: W | None, begun_at: float, about: object = None) -> None:
         self.key = key
         self.leader = leader
-        self.waiters: dict[W, None] = {leader: None}
+        self.asked = leader is not None
+        self.waiters: dict[W, None] = {} if leader is None else {leader: None}
         self.begun_at = begun_at
         self.about = about
         self.started = False
@@ -57,14 +61,21 @@ class Flights(Generic[W, T]):
         self._land = land
         self._boarding: dict[Hashable, Flight[W]] = {}
         self._airborne: set[Flight[W]] = set()
+        self._unasked: set[Flight[W]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._airborne)
+        """How many are in the air, but for background work."""
+        return len(self._airborne) - len(self._unasked)
 
     def __repr__(self) -> str:
-        return f"<Flights {len(self)} in the air, {self.waiting} waiting>"
+        return f"<Flights {len(self)} in the air, {self.waiting} waiting, {self.unasked} in the background>"
+
+    @property
+    def unasked(self) -> int:
+        """How many fly in the background."""
+        return len(self._unasked)
 
     @property
     def waiting(self) -> int:
@@ -79,16 +90,20 @@ class Flights(Generic[W, T]):
     def join(self, flight: Flight[W], waiter: W) -> None:
         """Add a waiter to a flight."""
         flight.waiters[waiter] = None
+        flight.asked = True
+        self._unasked.discard(flight)
 
-    def begin(self, key: Hashable, leader: W, work: "Work[W, T]", about: object = None) -> Flight[W]:
+    def begin(self, key: Hashable, leader: W | None, work: "Work[W, T]", about: object = None) -> Flight[W]:
         """Start a flight, which takes the place of an older one of its key for those who come later.
 
-        `about` is whatever its owner wants to remember of it.
+        Without a leader it is background work. `about` is whatever its owner wants to remember of it.
         """
         loop = asyncio.get_running_loop()
         flight = Flight(key, leader, loop.time(), about)
         self._boarding[key] = flight
         self._airborne.add(flight)
+        if leader is None:
+            self._unasked.add(flight)
         self._empty.clear()
         # An empty context: the leader's trace, tenant or anything else of its own must not leak into shared work.
         flight.task = loop.create_task(self._fly(flight, work), context=Context())
@@ -111,6 +126,11 @@ class Flights(Generic[W, T]):
             self._cancel(flight)
         return taken
 
+    def drop_unasked(self) -> None:
+        """End all background work, started or not."""
+        for flight in list(self._unasked):
+            self._cancel(flight)
+
     async def idle(self) -> None:
         """Wait until nothing is in the air."""
         await self._empty.wait()
@@ -124,6 +144,7 @@ class Flights(Generic[W, T]):
         if self._boarding.get(flight.key) is flight:
             del self._boarding[flight.key]
         self._airborne.discard(flight)
+        self._unasked.discard(flight)
         if not self._airborne:
             self._empty.set()
 

@@ -1,8 +1,16 @@
-"""Which cached answer a request may have, by RFC 9111 section 4 and the directives of the request."""
+"""Which cached answer a request may have, by RFC 9111 section 4, RFC 5861 and the directives of the request.
+
+An answer is fresh for its time to live. After that it is stale: given all the same for as long as its model allows
+(`stale_s`), and after that to those who ask for it. It stays in the cache for as long as somebody may want it.
+"""
 
 from responder.cache import Entry
 from responder.messages import Outcome
-from schemas import Directives, hit_status
+from schemas import NO_DIRECTIVES, Code, Directives, hit_status
+
+FAILURES = frozenset(code for code in Code if code.status >= 500)  # the codes for which `stale-if-error` holds
+EARLY = 5  # a refresh begins when less than a fifth of the life is left ...
+EARLY_DURATIONS = 1.5  # ... or so many model calls, of which at most half of a life is spent
 
 
 def is_fresh(entry: Entry, now_ms: int) -> bool:
@@ -10,10 +18,41 @@ def is_fresh(entry: Entry, now_ms: int) -> bool:
     return now_ms < entry.fresh_until_ms
 
 
-def is_usable(entry: Entry, directives: Directives, now_ms: int) -> bool:
-    """Whether a request takes this answer: fresh, and not older than it accepts. Ages count in whole seconds."""
-    young = directives.max_age_s is None or age_s(entry, now_ms) <= directives.max_age_s
-    return young and is_fresh(entry, now_ms)
+def is_usable(entry: Entry, directives: Directives, now_ms: int, stale_s: float) -> bool:
+    """Whether a request takes this answer as it stands. Ages count in whole seconds.
+
+    Args:
+        stale_s: for how long a stale answer of this model is given to everybody. A request with `max-age` wants none,
+            unless it says `max-stale` as well (RFC 9111 section 5.2.1.1).
+    """
+    if directives is not NO_DIRECTIVES:
+        if directives.no_cache:
+            return False
+        if directives.max_age_s is not None:
+            stale_s = 0.0
+            if age_s(entry, now_ms) > directives.max_age_s:
+                return False
+        if directives.max_stale_s is not None:
+            stale_s = max(stale_s, directives.max_stale_s)
+    return now_ms < entry.fresh_until_ms + (stale_s * 1000 if entry.code is None else 0)
+
+
+def is_better_than_an_error(entry: Entry, directives: Directives, now_ms: int) -> bool:
+    """Whether a request takes this answer when the model fails, whatever else it asks for (RFC 5861 section 4)."""
+    limit_s = directives.stale_if_error_s
+    return limit_s is not None and entry.code is None and now_ms < entry.fresh_until_ms + limit_s * 1000
+
+
+def wants_refresh(entry: Entry, now_ms: int) -> bool:
+    """Whether it is time to replace an answer, so that those who ask for it often never wait for the model.
+
+    A fifth of its life is early enough for quick models; slow ones need as much time as they take, and some more. A
+    model that takes longer than half of a life is not called all the time for that.
+    """
+    left_ms, life_ms = entry.fresh_until_ms - now_ms, entry.fresh_until_ms - entry.stored_at_ms
+    if left_ms * 2 >= life_ms or entry.code is not None:
+        return False
+    return left_ms * EARLY < life_ms or left_ms < EARLY_DURATIONS * entry.duration_ms
 
 
 def age_s(entry: Entry, now_ms: int) -> int:
@@ -24,4 +63,4 @@ def age_s(entry: Entry, now_ms: int) -> int:
 def hit(entry: Entry, now_ms: int) -> Outcome:
     """A cached answer as an outcome; `ttl` counts down and is negative once it is stale."""
     status = hit_status((entry.fresh_until_ms - now_ms) // 1000)
-    return Outcome(entry.body, None, 0.0, 0, None, status, age_s(entry, now_ms))
+    return Outcome(entry.body, entry.code, 0.0, 0, None, status, age_s(entry, now_ms))

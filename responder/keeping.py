@@ -25,6 +25,7 @@ class Lease:
         generation: of the model, when the lease was claimed.
         attempts: how often the model was started in this place before and never came to an end.
         fence: of the key; should it change, the lease ends in vain.
+        failures: how often in a row the model has failed on this input.
         started: whether the model was started under this lease.
     """
 
@@ -34,6 +35,7 @@ class Lease:
     generation: bytes
     attempts: int = 0
     fence: bytes = b""
+    failures: int = 0
     started: bool = False
 
     @property

@@ -4,94 +4,25 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry, Gap, Slot
+from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry
 from responder.flight import Flight
 from responder.freshness import hit
 from responder.keeping import Lease
-from responder.keys import Key
-from responder.lease import Leases, PushedError
+from responder.lease import Cooling, Leases, PushedError
 from responder.logs import logger
 from responder.messages import Outcome, Request, decode_error, encode_error
 from responder.model import ServedModel, failure
+from responder.work import Work
 from schemas import CacheStatus, Code
 
 log = logger(__name__)
 
 MAX_ATTEMPTS = 3
 TTL_JITTER = (0.9, 1.1)  # what was stored together does not expire together
-
-
-@dataclass(slots=True)
-class Work:
-    """What one flight is to do. It holds the input, so that no waiter has to.
-
-    Args:
-        fwd: why the cache did not answer; a word of RFC 9211 section 2.2.
-        number: of the flight, counted up.
-        generation: of the model, when the key was looked up, or later; None when it was not.
-        shared: whether others may have the answer; otherwise it is the requester's alone.
-        slot: where the lease is to be: beside a value that is there, or in its place.
-        renews: whether an answer that is there is not wanted.
-        only_later: whether no flight counts that had begun before the request was received.
-        token: of the lease that the flight holds or follows, once it is known.
-        has_none: whether it turned out that there is no lease to be had.
-    """
-
-    model: ServedModel
-    body: bytes
-    key: Key
-    fwd: str
-    number: int
-    generation: bytes | None
-    shared: bool
-    slot: Slot
-    renews: bool
-    only_later: bool
-    token: bytes = b""
-    has_none: bool = False
-
-    @classmethod
-    def of(cls, request: Request, key: Key, found: Entry | Gap | None, number: int, *, cache_up: bool) -> "Work":
-        """The work for a request and what the cache had for it."""
-        directives = request.directives
-        replaces = isinstance(found, Entry) and directives.max_age_s is not None
-        renews = directives.no_cache or replaces
-        shared = cache_up and not directives.no_store
-        return cls(
-            request.model,
-            request.body,
-            key,
-            fwd="bypass" if directives.no_store else "request" if renews else "miss",
-            number=number,
-            generation=found.generation if isinstance(found, Gap) else None,
-            shared=shared,
-            slot=Slot.REFRESH if replaces else Slot.VALUE,
-            renews=renews,
-            only_later=directives.no_cache,
-            has_none=not shared,
-        )
-
-    def serves(self, found: Entry | Gap | None, flights_before: int) -> bool:
-        """Whether a request may have this flight's answer, by what its look-up found.
-
-        Not if its key was invalidated after the flight's claim. A flight that began after the look-up was sent is as
-        new as that. So is one whose claim is not answered yet: both go over one connection, and replies keep their
-        order. Of others the look-up must have seen the lease, in the generation in which the flight works.
-
-        Args:
-            flights_before: how many flights had begun when the look-up was sent.
-        """
-        if found is None or self.number > flights_before:  # None: the cache did not answer
-            return True
-        if self.has_none or not isinstance(found, Gap):
-            return False
-        return not self.token or (self.token, self.generation) == (found.token, found.generation)
-
-    def note(self, generation: bytes, token: bytes) -> None:
-        """Whose lease the flight holds or follows."""
-        self.generation, self.token = generation, token
+COOL_DOWN_MS = (250, 8_000)  # after the first failure in a row, doubled by each further one up to the last
+COOLS = frozenset({Code.UNAVAILABLE, Code.MODEL_ERROR, Code.MODEL_OUTPUT_INVALID, Code.DEADLINE_EXCEEDED})
 
 
 class Leading:
@@ -100,6 +31,7 @@ class Leading:
     Args:
         answers: where answers are read.
         leases: who leads.
+        max_stored_bytes: a larger answer is handed to those who wait, and not kept.
         ttl_factor: what each time to live is multiplied with.
     """
 
@@ -107,10 +39,13 @@ class Leading:
         self,
         answers: CachedAnswers,
         leases: Leases,
+        *,
+        max_stored_bytes: int,
         ttl_factor: Callable[[], float] = lambda: random.uniform(*TTL_JITTER),
     ) -> None:
         self._answers = answers
         self._leases = leases
+        self._max_stored_bytes = max_stored_bytes
         self._ttl_factor = ttl_factor
         # A process that dies takes all that it was working on with it; one may be the culprit. In their last try
         # suspects run one at a time: the innocent come to an end, and only the culprit is counted again.
@@ -122,24 +57,42 @@ class Leading:
         The claim is a second look at the cache, which a race makes necessary: A misses; B, in the air already for the
         same key, stores and lands; only then does A find no flight to join and begin its own.
         """
-        lease = await self._lease(work) if work.shared else None
-        if isinstance(lease, Entry):
-            if work.token:  # pushed, or read, after somebody else's call
-                return Outcome(lease.body, status=CacheStatus(fwd=work.fwd, collapsed=True))
-            return hit(lease, self._answers.now_ms())
-        if isinstance(lease, PushedError):
-            return replace(decode_error(lease.content), status=CacheStatus(fwd=work.fwd, collapsed=True))
-        return await self._lead(work, flight, lease)
+        match await self._lease(work) if work.shared else None:
+            case Entry() as entry if work.token:  # pushed, or read, after somebody else's call
+                return Outcome(entry.body, entry.code, status=CacheStatus(fwd=work.fwd, collapsed=True))
+            case Entry() as entry:
+                return hit(entry, self._answers.now_ms())
+            case PushedError(content):
+                return replace(decode_error(content), status=CacheStatus(fwd=work.fwd, collapsed=True))
+            case Cooling(until_ms):
+                return cooling(until_ms - self._answers.now_ms())
+            case lease:
+                return await self._lead(work, flight, lease)
 
-    async def _lease(self, work: Work) -> Lease | Entry | PushedError | None:
+    async def refresh(self, work: Work, flight: Flight[Request]) -> Outcome | int | None:
+        """Replace an answer that is still good, if nobody else does and the model has nothing better to do.
+
+        Should somebody board meanwhile, it is work like any other.
+
+        Returns:
+            The outcome; or for how many milliseconds somebody else sees to it, or the model is not to be tried; or
+            None when the model is busy.
+
+        Raises:
+            CacheUnavailable: not now.
+        """
+        lease = await self._leases.acquire_beside(work.key, work.seen, work.note)
+        if isinstance(lease, Lease):
+            if flight.asked or not work.model.is_busy:  # from here to its permit nothing awaits
+                return await self._lead(work, flight, lease)
+            self._leases.abandon(lease)
+            return None
+        return await self.outcome(work, flight) if flight.asked else lease
+
+    async def _lease(self, work: Work) -> Lease | Entry | PushedError | Cooling | None:
         try:
             return await self._leases.acquire(
-                work.key,
-                work.generation,
-                slot=work.slot,
-                renews=work.renews,
-                only_later=work.only_later,
-                on_lease=work.note,
+                work.key, work.generation, seen=work.seen, only_later=work.only_later, on_lease=work.note
             )
         except CacheUnavailable as error:
             self._answers.went_down(error)
@@ -161,18 +114,40 @@ class Leading:
                 suspect = lease is not None and lease.attempts >= MAX_ATTEMPTS - 1
                 async with self._alone if suspect else nullcontext():
                     outcome = await work.model.answer(work.body, start)
-            stored = lease is not None and await self._commit(lease, outcome)
+            if lease is not None:
+                outcome = await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:
                 self._leases.abandon(lease)  # unless it was committed
-        return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=stored))
+        return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=outcome.status.stored))
 
-    async def _commit(self, lease: Lease, outcome: Outcome) -> bool:
-        if outcome.code is not None:
-            await self._leases.commit_error(lease, encode_error(outcome))
-            return False
-        ttl_ms = round(outcome.ttl_s * 1000 * self._ttl_factor())
+    async def _commit(self, lease: Lease, model: ServedModel, outcome: Outcome) -> Outcome:
+        """Say how it ended; the outcome that comes back knows whether it was stored, or when to try again."""
+        if outcome.code is not None and outcome.ttl_s <= 0:
+            cool_ms = cool_down_ms(lease.failures) if outcome.code in COOLS else 0
+            if outcome.code is Code.UNAVAILABLE:
+                outcome = replace(outcome, retry_after_ms=max(cool_ms, outcome.retry_after_ms or 0))
+            await self._leases.commit_error(lease, encode_error(outcome), cool_ms)
+            return outcome
         now_ms = self._answers.now_ms()
-        return await self._leases.commit(
-            lease, Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body), ttl_ms
-        )
+        # A time to live that is none stays none, and one that is above none never becomes none, or endless.
+        ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
+        entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)
+        if len(entry.body) > self._max_stored_bytes:
+            await self._leases.commit_too_large(lease, entry)
+            return outcome
+        kept_ms = round(model.keep_s * 1000) if ttl_ms and outcome.code is None else 0
+        stored = await self._leases.commit(lease, entry, ttl_ms + kept_ms)
+        return replace(outcome, status=CacheStatus(stored=stored))
+
+
+def cool_down_ms(failures: int) -> int:
+    """How long a model that has failed so often before, and now again, is not tried again on the same input."""
+    first_ms, last_ms = COOL_DOWN_MS
+    return min(first_ms << min(failures, 10), last_ms)
+
+
+def cooling(left_ms: int) -> Outcome:
+    """The answer of those who ask meanwhile."""
+    message = "the model has failed on this input lately, and is tried again in a moment"
+    return failure(Code.UNAVAILABLE, message, retry_after_ms=max(1, left_ms))

@@ -16,6 +16,7 @@ from responder.cache import (
     CachedAnswers,
     CacheRefused,
     CacheUnavailable,
+    Claimed,
     Commit,
     Entry,
     LeaseStore,
@@ -24,10 +25,20 @@ from responder.cache import (
     decode_entry,
     encode_entry,
 )
-from responder.cache.entry import TOKEN_BYTES, generation_of, is_lease, lease_mark, token_of
+from responder.cache.entry import (
+    TOKEN_BYTES,
+    cool_down_mark,
+    cools_until_ms,
+    generation_of,
+    is_lease,
+    is_unshared,
+    lease_mark,
+    token_of,
+    unshared_mark,
+)
 from responder.freshness import is_fresh
 from responder.keeping import Keeper, Lease
-from responder.keys import Key
+from responder.keys import Key, beside_name
 from responder.waiting import Waiting
 
 REPLICA_BYTES = 8
@@ -35,7 +46,8 @@ ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
 ATTEMPTS_KEPT_MS = 3_600_000
 JITTER_S = (0.002, 0.030)
-VALUE, ERROR, NOTHING = b"V", b"E", b"P"
+UNSHARED_MS = 60_000
+VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,13 @@ class PushedError:
     """How a flight of another replica failed: what `Lease` holders hand to `commit_error`."""
 
     content: bytes
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """The model has failed on this input lately, and is not tried again before `until_ms`."""
+
+    until_ms: int
 
 
 class Leases:
@@ -88,33 +107,48 @@ class Leases:
         key: Key,
         generation: bytes | None,
         *,
-        slot: Slot = Slot.VALUE,
-        renews: bool = False,
+        seen: bytes = b"",
         only_later: bool = False,
         on_lease: Callable[[bytes, bytes], None] = lambda _generation, _token: None,
-    ) -> Lease | Entry | PushedError:
-        """Lead, or wait for the answer of who does.
+    ) -> Lease | Entry | PushedError | Cooling | None:
+        """Lead, or wait for the answer of who does. None: call the model, and tell nobody.
 
         Args:
             generation: of the key's model, as it was looked up; None to ask for it.
-            slot: where to begin: in the place of a missing value, or beside one that is to be replaced.
-            renews: take no answer that is there, but one that is computed from now on, or is being computed.
-            only_later: take none of a flight that had begun before, either.
+            seen: the head of an answer that is there and not wanted; its lease is to stand beside it.
+            only_later: take nothing whose computation had begun before, and wait for none.
             on_lease: called with the generation and the token of whoever is found to lead, ourselves included.
 
         Raises:
             CacheUnavailable: nothing is known of this key; the model may be called without a lease.
         """
-        token = self._replica + secrets.token_bytes(TOKEN_BYTES - REPLICA_BYTES)
+        token = self._new_token()
         began_ms, earlier = self._answers.now_ms(), b""
+        slot = Slot.REFRESH if seen else Slot.VALUE
         while True:
             generation = generation or await self._answers.generation(key)
             lease = Lease(key, Place(key.name, slot), lease_mark(generation, token), generation)
-            found = await self._claim(lease)
+            try:
+                claimed = await self._claim(lease, seen)
+            except CacheRefused:
+                raise
+            except CacheUnavailable as error:
+                # With no reply we may have led since. Then we lead, and renewals and the commit find out.
+                self._answers.went_down(error)
+                return self._lead(lease, on_lease)
+            if claimed.moved:  # there is something newer than what was seen, or nothing
+                slot, seen = Slot.VALUE, b""
+                continue
+            found = claimed.found
             if found is None:
                 return self._lead(lease, on_lease)
+            if (until_ms := cools_until_ms(found)) is not None:
+                return Cooling(until_ms)
             entry = decode_entry(key.digest, generation, found) if slot is Slot.VALUE else None
-            if is_lease(found) and generation_of(found) == generation:
+            if generation_of(found) == generation and is_unshared(found):
+                on_lease(generation, token_of(found))
+                return None
+            if generation_of(found) == generation and is_lease(found):
                 if only_later and slot is Slot.VALUE:
                     slot = Slot.REFRESH  # that one had begun before
                     continue
@@ -122,38 +156,60 @@ class Leases:
                 landed = await self._follow(lease, found)
                 if only_later and earlier in (b"", found):
                     earlier = found  # so had this one; whoever comes after it has not
-                elif landed is None and slot is Slot.REFRESH:
-                    landed = await self._renewed(key, began_ms, only_later=only_later)
-                if landed is not None and earlier != found:
+                elif landed is not None:
                     return landed
-            elif entry is not None and renews:
-                slot = Slot.REFRESH
-            elif entry is not None and is_fresh(entry, self._answers.now_ms()):
-                return entry
-            # What stands there is of another generation, stale, or no value at all. If ours is the old generation, what
+                elif slot is Slot.REFRESH:
+                    slot, seen = Slot.VALUE, b""  # a large answer is not pushed
+            elif entry is not None:
+                begun_ms = entry.stored_at_ms - entry.duration_ms
+                if is_fresh(entry, self._answers.now_ms()) and not (only_later and begun_ms <= began_ms):
+                    return entry
+                slot, seen = Slot.REFRESH, entry.head
+            # What stands there is of another generation, or no value at all. If ours is the old generation, what
             # stands there may be better than what we would replace it with.
             elif (current := await self._answers.generation(key)) != generation:
                 generation = current
             elif await self._take_over(lease, found):
                 return self._lead(lease, on_lease)
 
-    async def _claim(self, lease: Lease) -> bytes | None:
-        """What stands in the lease's place; None when that is the lease.
+    async def acquire_beside(
+        self, key: Key, seen: bytes, on_lease: Callable[[bytes, bytes], None] = lambda _generation, _token: None
+    ) -> Lease | int:
+        """Lead the refresh of an answer that is still good, whose head is `seen`. Waits for nobody.
 
-        With no reply we may have led since. Then we lead, and renewals and the commit find out.
+        Returns:
+            The lease, or for how many milliseconds there is no need to try again: another one leads, or the model has
+            failed lately; 0 when it is done.
+
+        Raises:
+            CacheUnavailable: not now.
         """
+        generation = generation_of(seen)
+        mark = lease_mark(generation, self._new_token())
+        lease = Lease(key, Place(key.name, Slot.REFRESH), mark, generation)
         try:
-            claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms)
+            claimed = await self._claim(lease, seen)
         except CacheRefused:
             raise
-        except CacheUnavailable as error:
-            self._answers.went_down(error)
-            return None
+        except CacheUnavailable:
+            self._say_it_was_nothing(lease)
+            raise
+        if claimed.found is None and not claimed.moved:
+            return self._lead(lease, on_lease)
+        return claimed.left_ms
+
+    def _new_token(self) -> bytes:
+        return self._replica + secrets.token_bytes(TOKEN_BYTES - REPLICA_BYTES)
+
+    async def _claim(self, lease: Lease, seen: bytes) -> Claimed:
+        """What stands in the lease's place; nothing when that is the lease."""
+        try:
+            claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms, seen)
         except asyncio.CancelledError:
             self._say_it_was_nothing(lease)
             raise
-        lease.attempts, lease.fence = claimed.attempts, claimed.fence
-        return None if claimed.found == lease.mark else claimed.found
+        lease.attempts, lease.fence, lease.failures = claimed.attempts, claimed.fence, claimed.failures
+        return claimed._replace(found=None) if claimed.found == lease.mark else claimed
 
     async def _take_over(self, lease: Lease, found: bytes) -> bool:
         if is_lease(found):
@@ -164,27 +220,32 @@ class Leases:
             self._say_it_was_nothing(lease)
             raise
 
-    async def _renewed(self, key: Key, began_ms: int, *, only_later: bool) -> Entry | None:
-        """What a refresh has stored since, or has begun since; a large value is not pushed."""
-        found = await self._answers.look_up([key])
-        entry = found[0] if found else None
-        if not isinstance(entry, Entry):
-            return None
-        return entry if entry.stored_at_ms - (entry.duration_ms if only_later else 0) >= began_ms else None
-
     def count_start(self, lease: Lease) -> None:
         """The model starts: should it take its process with it, the next one who leads knows."""
         lease.started = True
         self._store.count_attempt(lease.place, lease.attempts + 1, ATTEMPTS_KEPT_MS)
 
-    async def commit(self, lease: Lease, entry: Entry, ttl_ms: int) -> bool:
-        """Hand an answer over to those who wait, and keep it for `ttl_ms`; False when it was not kept."""
+    async def commit(self, lease: Lease, entry: Entry, lives_ms: int) -> bool:
+        """Hand an answer over to those who wait, and keep it for `lives_ms`; False when it was not kept."""
         value = encode_entry(lease.key.digest, lease.generation, entry)
-        return await self._end(lease, value, ttl_ms, VALUE) and ttl_ms > 0
+        return await self._end(lease, VALUE, value, lives_ms, failures=0) and lives_ms > 0
 
-    async def commit_error(self, lease: Lease, content: bytes) -> None:
-        """Hand an error over to those who wait, so that they do not try one after the other."""
-        await self._end(lease, content, 0, ERROR)
+    async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
+        """Hand over an answer that is too large to be kept. For a while nobody waits for the next one of its key."""
+        value = encode_entry(lease.key.digest, lease.generation, entry)
+        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=0)
+
+    async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
+        """Hand an error over to those who wait, so that they do not try one after the other.
+
+        Args:
+            cool_ms: for how long nobody is to try again; 0 if the next one may.
+        """
+        if cool_ms == 0:
+            await self._end(lease, ERROR, content)
+            return
+        mark = cool_down_mark(self._answers.now_ms() + cool_ms)
+        await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=lease.failures + 1)
 
     def abandon(self, lease: Lease) -> None:
         """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
@@ -193,7 +254,7 @@ class Leases:
 
     def _say_it_was_nothing(self, lease: Lease) -> None:
         """It goes over the connection on which the lease was claimed, after the claim."""
-        task = asyncio.ensure_future(self._end(lease, b"", 0, NOTHING))
+        task = asyncio.ensure_future(self._end(lease, NOTHING))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
@@ -202,10 +263,22 @@ class Leases:
         self.keeper.hold(lease)
         return lease
 
-    async def _end(self, lease: Lease, content: bytes, ttl_ms: int, kind: bytes) -> bool:
+    async def _end(
+        self,
+        lease: Lease,
+        kind: bytes,
+        content: bytes = b"",
+        lives_ms: int = 0,
+        mark: bytes = b"",
+        mark_ms: int = 0,
+        failures: int | None = None,
+    ) -> bool:
         self.keeper.let_go(lease)
+        if failures == lease.failures == 0:
+            failures = None  # nothing to forget
         # Of a model that has not started nothing was learnt.
-        commit = Commit(lease.held, content, ttl_ms, kind, lease.key.digest, clear_attempts=lease.started)
+        clear = lease.started
+        commit = Commit(lease.held, content, lives_ms, kind, lease.key.digest, clear, mark, mark_ms, failures)
         try:
             stood = await self._store.commit(commit)
             return self.keeper.told(stood) if kind != NOTHING else stood
@@ -233,4 +306,7 @@ class Leases:
         kind, content = waiter.pushed[:1], waiter.pushed[1:]
         if kind == ERROR:
             return PushedError(content)
-        return decode_entry(key.digest, lease.generation, content) if kind == VALUE else None
+        if kind == HANDED_OVER:
+            [handed_over] = await self._store.get_many([beside_name(place.name, "h")])
+            content = handed_over or b""
+        return decode_entry(key.digest, lease.generation, content) if kind in (VALUE, HANDED_OVER) else None

@@ -35,6 +35,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._refreshes = Counter(
+            "responder_refreshes",
+            "Refreshes in the background, by how they ended: done, failed, elsewhere (not needed) or dropped.",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
         self._fates = Counter(
             "responder_reply_fates",
             "What became of replies after they were written.",
@@ -64,6 +70,10 @@ class Metrics:
         """Count one model call."""
         self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
         self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
+
+    def count_refresh(self, model: str, ended: str) -> None:
+        """Count a refresh in the background."""
+        self._refreshes.labels(model, ended).inc()
 
     def count_fates(self, fate: Fate, count: int) -> None:
         """Count what became of a batch of replies."""

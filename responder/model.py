@@ -34,6 +34,7 @@ class ServedModel:
         namespace: see `Keyring`.
         max_depth: of the JSON of an input.
         max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
+        stale_s, keep_s: what holds where the predictor says nothing; see `predictor`.
         on_call: told of every model call that ended.
     """
 
@@ -44,11 +45,15 @@ class ServedModel:
         namespace: str,
         max_depth: int,
         max_reply_bytes: int,
+        stale_s: float = 0.0,
+        keep_s: float = 0.0,
         on_call: Callable[[str, Outcome], None] = lambda _model, _outcome: None,
     ) -> None:
         self.predictor = predictor
         self.name = predictor.name
         self.version = predictor.version
+        self.stale_s = stale_s if predictor.stale_s is None else predictor.stale_s
+        self.keep_s = max(self.stale_s, keep_s if predictor.keep_s is None else predictor.keep_s)
         self.is_loaded = False
         self._namespace = namespace
         self._max_depth = max_depth
@@ -69,6 +74,11 @@ class ServedModel:
             msg = f"model {self.name} is not loaded"
             raise RuntimeError(msg)
         return self._keys
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call would have to wait for its permit."""
+        return self._execution.is_busy
 
     async def load(self) -> None:
         """Load the model and fingerprint its files.
@@ -156,7 +166,8 @@ class ServedModel:
         match error:
             case InvalidInput():
                 details = {"fields": [{"field": error.field, "problem": error.message}]} if error.field else {}
-                return failure(Code.INVALID_ARGUMENT, error.message, details=details)
+                ttl_s = min(self.predictor.negative_ttl_s, self.predictor.ttl_s)
+                return replace(failure(Code.INVALID_ARGUMENT, error.message, details=details), ttl_s=ttl_s)
             case Unavailable():
                 retry_ms = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
                 return failure(Code.UNAVAILABLE, "the model is not available now", retry_after_ms=retry_ms)

@@ -49,7 +49,7 @@ class Pipeline:
         self._models = models
         self._inbox = inbox
         self._outbox: Outbox | None = None
-        self._service = Service(answers, leading, self._deliver, pending=pending)
+        self._service = Service(answers, leading, self._deliver, pending=pending, on_refresh=metrics.count_refresh)
         self._condemned: set[Delivery] = set()
         self._intake = intake
         self._policy = policy

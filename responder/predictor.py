@@ -28,6 +28,9 @@ class Predictor:
     Args:
         name, version: in every key and every reply; a new version never sees an old one's answers.
         ttl_s: how long an answer is fresh; 0 stores nothing.
+        stale_s: for how long after that it is given to everybody, while it is refreshed; None for the setting.
+        keep_s: for how long after that it is kept for those who ask for stale answers; None for the setting.
+        negative_ttl_s: how long the refusal of an input is fresh, but no longer than an answer.
         timeout_s: how long one model call may take.
         concurrency: how many model calls may run at once in this process.
         artefacts: files whose bytes are part of every key, hashed once after `load`.
@@ -36,6 +39,9 @@ class Predictor:
     name: str
     version: str
     ttl_s: float
+    stale_s: float | None
+    keep_s: float | None
+    negative_ttl_s: float
     timeout_s: float
     concurrency: int
     artefacts: tuple[Path, ...]
@@ -92,6 +98,9 @@ def predictor(
     name: str | None = None,
     version: str = "1",
     ttl: float = 60.0,
+    stale_s: float | None = None,
+    keep_s: float | None = None,
+    negative_ttl_s: float = 5.0,
     timeout_s: float = 30.0,
     concurrency: int | None = None,
     artefacts: Sequence[str | Path] = (),
@@ -105,6 +114,11 @@ def predictor(
         name: the model's name on the wire; the function's name by default.
         version: raise it when equal inputs may get other answers.
         ttl: seconds for which an answer is fresh.
+        stale_s: seconds after that for which it is still given at once, while it is computed anew in the background;
+            `RESPONDER_STALE_S` by default.
+        keep_s: seconds after its time to live for which it is kept for requests with `max-stale` or `stale-if-error`;
+            `RESPONDER_KEEP_S` by default, and never less than `stale_s`.
+        negative_ttl_s: seconds for which an input that the model has refused with `InvalidInput` is not tried again.
         timeout_s: the model's own limit for one call, in seconds.
         concurrency: calls at once, in one process.
         artefacts: files that the answers depend on.
@@ -118,12 +132,22 @@ def predictor(
         function = predict_function(target, where)
         is_async = inspect.iscoroutinefunction(function)
         chosen = name or target.__name__
-        check_options(where, chosen, version, ttl, timeout_s, concurrency)
+        check_options(
+            where,
+            chosen,
+            version,
+            timeout_s=timeout_s,
+            concurrency=concurrency,
+            seconds={"ttl": ttl, "stale_s": stale_s, "keep_s": keep_s, "negative_ttl_s": negative_ttl_s},
+        )
         input_type, output = check_signature(function, where)
         return Predictor(
             name=chosen,
             version=version,
             ttl_s=float(ttl),
+            stale_s=stale_s,
+            keep_s=keep_s,
+            negative_ttl_s=float(negative_ttl_s),
             timeout_s=float(timeout_s),
             concurrency=concurrency or (64 if is_async else 4),
             artefacts=tuple(Path(path) for path in artefacts),

@@ -5,6 +5,7 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,14 +13,16 @@ from functools import partial
 
 from responder.cache import CachedAnswers, Entry, Gap
 from responder.flight import Flight, Flights
-from responder.freshness import hit, is_usable
+from responder.freshness import FAILURES, hit, is_better_than_an_error, is_usable, wants_refresh
 from responder.keys import Key
-from responder.leading import Leading, Work
+from responder.leading import Leading, cooling
 from responder.logs import logger
 from responder.messages import Outcome, Reply, Request
 from responder.model import ServedModel, failure
 from responder.reading import Refused
-from schemas import NO_STATUS, Code
+from responder.refreshing import Refreshes
+from responder.work import Work
+from schemas import NO_DIRECTIVES, NO_STATUS, Code
 
 log = logger(__name__)
 
@@ -32,15 +35,23 @@ class Service:
         leading: how a flight comes to its outcome.
         deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
         pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
+        on_refresh: called with the model and how it ended, for each refresh in the background; see `Refreshes`.
     """
 
     def __init__(
-        self, answers: CachedAnswers, leading: Leading, deliver: Callable[[list[Reply]], None], *, pending: int
+        self,
+        answers: CachedAnswers,
+        leading: Leading,
+        deliver: Callable[[list[Reply]], None],
+        *,
+        pending: int,
+        on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
     ) -> None:
         self._answers = answers
         self._leading = leading
         self._deliver = deliver
         self._pending = pending
+        self._refreshes = Refreshes(leading, on_refresh, time.monotonic)
         self._launched = 0
         self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
 
@@ -63,24 +74,31 @@ class Service:
                 log.error("key_failed", model=request.model.name, exc_info=error)
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
-        read = [key for request, key in keyed if not request.directives.no_cache]
+        read = [key for request, key in keyed if _reads(request)]
         before = self._launched
         looked_up = await self._answers.look_up(read)
         found = iter(looked_up if looked_up is not None else [None] * len(read))
         now_ms = self._answers.now_ms()
         for request, key in keyed:
-            entry = UNKNOWN if request.directives.no_cache else next(found)
-            if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms):
+            entry = next(found) if _reads(request) else UNKNOWN
+            if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms, request.model.stale_s):
                 outcome: Outcome | None = hit(entry, now_ms)
+                if wants_refresh(entry, now_ms):
+                    self._refresh(request, key, entry)
             else:
-                outcome = self._launch(request, key, entry, before, cache_up=looked_up is not None)
+                outcome = self._launch(request, key, entry, before, now_ms)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
             self._deliver(replies)
 
     def hand_back(self, *, started: bool) -> list[Request]:
-        """End the flights that have not started, or every one, and return their requests unanswered."""
+        """End the flights that have not started, or every one, and return their requests unanswered.
+
+        What nobody waits for ends first.
+        """
+        for flights in self._flights.values():
+            flights.drop_unasked()
         requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
         for request in requests:
             _stop_timer(request)
@@ -91,13 +109,30 @@ class Service:
         for flights in list(self._flights.values()):
             await flights.idle()
 
+    def _refresh(self, request: Request, key: Key, entry: Entry) -> None:
+        """Have an answer replaced that was good enough for a request, unless it wants nothing done for it."""
+        if request.directives.only_if_cached or request.directives.no_store:
+            return
+        flights = self._flights[request.model]
+        if self._refreshes.are_welcome(request.model, key, flights):
+            self._launched += 1
+            work = Work.refreshing(request, key, entry, self._launched)
+            flights.begin(key.digest, None, partial(self._refreshes.fly, work), work)
+
     def _launch(
-        self, request: Request, key: Key, found: Entry | Gap | None, before: int, *, cache_up: bool
+        self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
     ) -> Outcome | None:
         """Board a request on a flight; or say why not."""
         directives = request.directives
         if directives.only_if_cached:
             return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
+        forced = False
+        if isinstance(found, Entry):
+            request.kept = found if directives.stale_if_error_s is not None else None
+            forced = is_usable(found, NO_DIRECTIVES, now_ms, request.model.stale_s)
+            found = UNKNOWN if directives.no_cache else found
+        elif found is not None and found.cools_until_ms is not None:
+            return cooling(found.cools_until_ms - now_ms)
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
@@ -110,7 +145,7 @@ class Service:
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
             self._launched += 1
-            work = Work.of(request, key, found, self._launched, cache_up=cache_up)
+            work = Work.of(request, key, found, self._launched, forced=forced)
             boarding = object() if directives.no_store else key.digest
             flight = flights.begin(boarding, request, partial(self._leading.outcome, work), work)
         request.body = b""
@@ -121,6 +156,7 @@ class Service:
     def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request) -> None:
         flights.leave(flight, request)
         outcome = failure(Code.DEADLINE_EXCEEDED, "the deadline passed before there was an answer")
+        outcome = _kept_for(request, self._answers.now_ms()) or outcome
         self._deliver([Reply(request, outcome, outcome.status)])
 
     def _land(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
@@ -129,15 +165,32 @@ class Service:
             outcome = failure(Code.INTERNAL, "the responder failed on this request")
         own = outcome.status
         joined = own if own.hit else replace(own, collapsed=True, stored=False)
+        now_ms = self._answers.now_ms() if outcome.code in FAILURES else 0
         replies = []
         for request in flight.waiters:
             _stop_timer(request)
-            replies.append(Reply(request, outcome, own if request is flight.leader else joined))
+            if outcome.code in FAILURES and (kept := _kept_for(request, now_ms)) is not None:
+                replies.append(Reply(request, kept, kept.status))
+            else:
+                replies.append(Reply(request, outcome, own if request is flight.leader else joined))
         if replies:
             self._deliver(replies)
 
 
 UNKNOWN = Gap(None)
+
+
+def _reads(request: Request) -> bool:
+    """Whether a request is looked up: to be answered, or to have something when the model fails."""
+    return not request.directives.no_cache or request.directives.stale_if_error_s is not None
+
+
+def _kept_for(request: Request, now_ms: int) -> Outcome | None:
+    """The cached answer that a request takes rather than an error."""
+    kept = request.kept
+    if kept is None or not is_better_than_an_error(kept, request.directives, now_ms):
+        return None
+    return hit(kept, now_ms)
 
 
 def _stop_timer(request: Request) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from responder.answer import MAX_TTL_S
+
 _PREFIX = "RESPONDER_"
 
 
@@ -39,10 +41,13 @@ class Settings(BaseSettings):
     pending: Annotated[int, Field(ge=1, le=65_535)] = 256
     # A shorter one ends while a busy event loop is late to renew it.
     lease_s: Annotated[float, Field(ge=0.5, le=60)] = 3.0
+    stale_s: Annotated[float, Field(ge=0, le=MAX_TTL_S)] = 0.0
+    keep_s: Annotated[float, Field(ge=0, le=MAX_TTL_S)] = 0.0
     redis_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.2
     # RabbitMQ 4 takes no message above 16 MiB.
     max_body_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = 2**20
     max_reply_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 4 * 2**20
+    max_stored_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 2**20
     max_depth: Annotated[int, Field(ge=1, le=128)] = 64
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0

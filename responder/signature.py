@@ -3,7 +3,7 @@
 import inspect
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
@@ -36,13 +36,22 @@ def predict_function(target: Callable[..., Any], where: str) -> Callable[..., An
     return predict
 
 
-def check_options(where: str, name: str, version: str, ttl: float, timeout_s: float, concurrency: int | None) -> None:
+def check_options(
+    where: str,
+    name: str,
+    version: str,
+    *,
+    timeout_s: float,
+    concurrency: int | None,
+    seconds: Mapping[str, float | None],
+) -> None:
+    wrong = [option for option, value in seconds.items() if value is not None and not 0 <= value <= MAX_TTL_S]
     if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
         problem = f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
     elif not version or len(version) > 100 or not version.isprintable():
         problem = f"version {version!r} must be 1 to 100 printable characters"
-    elif not 0 <= ttl <= MAX_TTL_S:
-        problem = f"ttl must be 0 or more seconds, not {ttl!r}"
+    elif wrong:
+        problem = f"{wrong[0]} must be 0 or more seconds, and at most ten years, not {seconds[wrong[0]]!r}"
     elif not 0 < timeout_s < float("inf"):
         problem = f"timeout_s must be above 0, not {timeout_s!r}"
     elif concurrency is not None and concurrency < 1:

@@ -102,10 +102,10 @@ class BrokenCache:
         self._check()
         return await self._inner.settle_on(name, proposal)
 
-    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
         """As the inner cache, or not at all."""
         self._check()
-        return await self._inner.claim(place, mark, lease_ms)
+        return await self._inner.claim(place, mark, lease_ms, seen)
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         """As the inner cache, or not at all."""
@@ -158,7 +158,9 @@ def serving(cache: LeaseStore, replies: Callable[[list[Reply]], None], clock: Cl
     """A service over a cache; its times to live are exact."""
     answers = CachedAnswers(cache, clock.ms)
     leases = Leases(cache, answers, lease_s=3.0)
-    return Service(answers, Leading(answers, leases, lambda: 1.0), replies, pending=pending)
+    return Service(
+        answers, Leading(answers, leases, max_stored_bytes=2**20, ttl_factor=lambda: 1.0), replies, pending=pending
+    )
 
 
 class Replies:

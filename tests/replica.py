@@ -25,7 +25,9 @@ class Replica:
         self.answers = CachedAnswers(store)
         self.odd: list[str] = []
         self.leases = Leases(store, self.answers, lease_s=lease_s, count=self.odd.append)
-        self.service = Service(self.answers, Leading(self.answers, self.leases), self._deliver, pending=10_000)
+        self.service = Service(
+            self.answers, Leading(self.answers, self.leases, max_stored_bytes=2**20), self._deliver, pending=10_000
+        )
         self.model = model
         self._ask: Callable[..., Request] = asker(model)
         self._asked: dict[Request, asyncio.Future[Reply]] = {}

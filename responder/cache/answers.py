@@ -5,7 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from responder.cache.entry import GENERATION_BYTES, Entry, decode_entry, is_lease, token_of
+from responder.cache.entry import (
+    GENERATION_BYTES,
+    Entry,
+    cools_until_ms,
+    decode_entry,
+    generation_of,
+    is_lease,
+    is_unshared,
+    token_of,
+)
 from responder.cache.port import Cache, CacheUnavailable
 from responder.keys import Key
 from responder.logs import logger
@@ -19,11 +28,13 @@ class Gap:
 
     Args:
         generation: of the key's model, when it was looked up; None when there is none yet.
-        token: whose lease stands there; empty without one.
+        token: whose mark stands there; empty without one.
+        cools_until_ms: when the model is tried again; None if it has not failed lately.
     """
 
     generation: bytes | None
     token: bytes = b""
+    cools_until_ms: int | None = None
 
 
 class CachedAnswers:
@@ -73,7 +84,7 @@ class CachedAnswers:
                 found.append(Gap(generation))
             else:
                 entry = decode_entry(key.digest, generation, value)
-                found.append(self._gap(generation, value) if entry is None else entry)
+                found.append(self._gap(key, generation, value) if entry is None else entry)
         return found
 
     async def generation(self, key: Key) -> bytes:
@@ -90,8 +101,10 @@ class CachedAnswers:
             log.warning("cache_down", problem=str(error))
         self._is_down = True
 
-    def _gap(self, generation: bytes, value: bytes) -> Gap:
-        if is_lease(value):
+    def _gap(self, key: Key, generation: bytes, value: bytes) -> Gap:
+        if is_lease(value) or is_unshared(value):
             return Gap(generation, token_of(value))
-        self._count("unusable_value")
-        return Gap(generation)
+        until_ms = cools_until_ms(value)
+        if until_ms is None and decode_entry(key.digest, generation_of(value), value) is None:
+            self._count("unusable_value")  # and none that was only invalidated
+        return Gap(generation, cools_until_ms=until_ms)

@@ -1,19 +1,33 @@
-"""What may stand under the name of an answer: a value or a lease; told apart by the first byte.
+"""What may stand under the name of an answer: an answer or a mark; told apart by the first byte.
 
-A value's head says whose answer it is, of which generation, and how fresh; then comes the encoded reply body. It names
-the key that it was stored for, so that a value under a wrong name is a miss and never an answer.
+    0  lease      generation, token: somebody works on the answer
+    4  answer     checksum, digest, generation, times, the encoded reply body
+    5  refusal    the same; its body is the error of an input that can never be answered
+    6  cool-down  until when: the model has failed on this input lately
+    7  unshared   generation, token: too large to be kept; those who ask do not wait for each other
+
+1, 2 and 3 were formats of answers; 3 had no checksum. An answer names the key that it was stored for and the generation
+of its model, so that a value under a wrong name, an outdated or a damaged one is a miss and never an answer.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from zlib import crc32
 
-_HEAD = struct.Struct(">B16s8sQQI")
-_LEASE, _VALUE = 0, 3
+from schemas import Code
+
+_HEAD = struct.Struct(">BI16s8sQQI")
+_CHECKED_FROM = 5  # the checksum covers what follows it, and begins with the first byte
+_GENERATION_AT = 21
+_LEASE, _ANSWER, _REFUSAL, _COOL_DOWN, _UNSHARED = 0, 4, 5, 6, 7
+_CODES: dict[int, Code | None] = {_ANSWER: None, _REFUSAL: Code.INVALID_ARGUMENT}
+_UNTIL = struct.Struct(">BQ")
 _MAX_U32 = 2**32 - 1
 
 GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES = 8, 16, 8
 _TOKEN_AT = 1 + GENERATION_BYTES
 MARK_BYTES = _TOKEN_AT + TOKEN_BYTES
+HEAD_BYTES = _HEAD.size
 
 
 @dataclass(slots=True)
@@ -25,34 +39,49 @@ class Entry:
         fresh_until_ms: fresh before this moment, stale after it.
         duration_ms: how long the model took.
         body: the reply body, ready to send.
+        code: INVALID_ARGUMENT for the refusal of an input; None for a result.
+        head: of the value that it was read from, which no other value has.
     """
 
     stored_at_ms: int
     fresh_until_ms: int
     duration_ms: int
     body: bytes
+    code: Code | None = None
+    head: bytes = field(default=b"", compare=False)
 
 
 def encode_entry(digest: bytes, generation: bytes, entry: Entry) -> bytes:
     """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes)."""
+    kind = _ANSWER if entry.code is None else _REFUSAL
     duration_ms = min(entry.duration_ms, _MAX_U32)
-    head = _HEAD.pack(_VALUE, digest, generation, entry.stored_at_ms, entry.fresh_until_ms, duration_ms)
-    return head + entry.body
+    head = _HEAD.pack(kind, 0, digest, generation, entry.stored_at_ms, entry.fresh_until_ms, duration_ms)
+    checked = head[_CHECKED_FROM:] + entry.body
+    return head[:1] + crc32(checked, kind).to_bytes(4) + checked
 
 
 def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None:
-    """The entry, or None for what is no value or one of another key or generation, cut short, or damaged."""
-    if len(value) <= _HEAD.size:
+    """The entry, or None for what is no answer or one of another key or generation, cut short, or damaged."""
+    if len(value) <= HEAD_BYTES:
         return None
-    kind, stored_for, stored_in, stored_at_ms, fresh_until_ms, duration_ms = _HEAD.unpack_from(value)
-    if kind != _VALUE or stored_for != digest or stored_in != generation or fresh_until_ms < stored_at_ms:
+    kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, duration_ms = _HEAD.unpack_from(value)
+    if stored_for != digest or stored_in != generation or kind not in _CODES:
         return None
-    return Entry(stored_at_ms, fresh_until_ms, duration_ms, value[_HEAD.size :])
+    if crc32(value[_CHECKED_FROM:], kind) != checksum:
+        return None
+    head, body = value[:HEAD_BYTES], value[HEAD_BYTES:]
+    return Entry(stored_at_ms, fresh_until_ms, duration_ms, body, _CODES[kind], head)
 
 
 def generation_of(value: bytes) -> bytes:
-    """The generation of a value or a lease; for looking at it, not for trusting it."""
-    return value[17 : 17 + GENERATION_BYTES] if value[:1] == bytes([_VALUE]) else value[1:_TOKEN_AT]
+    """The generation of an answer or a mark; for looking at it, not for trusting it."""
+    start = _GENERATION_AT if is_entry(value) else 1
+    return value[start : start + GENERATION_BYTES]
+
+
+def is_entry(value: bytes) -> bool:
+    """Whether this looks like an answer or a refusal, whoever's and in whatever condition."""
+    return value[:1] in (b"\4", b"\5")
 
 
 def lease_mark(generation: bytes, token: bytes) -> bytes:
@@ -65,6 +94,29 @@ def is_lease(value: bytes) -> bool:
     return len(value) == MARK_BYTES and value[0] == _LEASE
 
 
+def unshared_mark(lease: bytes) -> bytes:
+    """What stands where an answer would be that is too large to be kept; `lease` is the mark of who found that out."""
+    return b"%c%b" % (_UNSHARED, lease[1:])
+
+
+def is_unshared(value: bytes) -> bool:
+    """Whether everybody calls the model for themselves."""
+    return len(value) == MARK_BYTES and value[0] == _UNSHARED
+
+
+def cool_down_mark(until_ms: int) -> bytes:
+    """What stands where an answer would be while the model is not tried again."""
+    return _UNTIL.pack(_COOL_DOWN, until_ms)
+
+
+def cools_until_ms(value: bytes) -> int | None:
+    """When the model is tried again; None for what is no cool-down."""
+    if len(value) != _UNTIL.size or value[0] != _COOL_DOWN:
+        return None
+    until_ms: int = _UNTIL.unpack(value)[1]
+    return until_ms
+
+
 def token_of(mark: bytes) -> bytes:
-    """The token of a lease."""
+    """The token of a lease or of an unshared mark."""
     return mark[_TOKEN_AT:]

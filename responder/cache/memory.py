@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from responder.cache.entry import FENCE_BYTES, is_lease, token_of
-from responder.cache.port import Claimed, Commit, Held, Place, Slot, attempts_name
-from responder.cache.scripts import PUSH_MAX_BYTES, SEEN_BYTES
+from responder.cache.entry import FENCE_BYTES, is_entry, token_of
+from responder.cache.port import Claimed, Commit, Held, Place, Slot, attempts_name, slot_name
+from responder.cache.scripts import FAILURES_KEPT_MS, HANDED_OVER_MS, PUSH_MAX_BYTES, SEEN_BYTES
 from responder.keys import beside_name
 
 FENCED_MS = 3_600_000
@@ -58,50 +58,66 @@ class MemoryCache:
             self._shared._set(name, proposal, math.inf)
         return proposal if there is None else there
 
-    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
-        found = self._shared._get(_slot(place))
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        shared, slot = self._shared, slot_name(place)
+        value = shared._get(place.name) or b""
+        if place.slot is Slot.REFRESH and not value.startswith(seen):
+            return Claimed(None, moved=True)
+        found = shared._get(slot)
+        left_ms = shared._left_ms(slot) if found is not None and place.slot is Slot.REFRESH else 0
         if found is None:
-            self._shared._set(_slot(place), mark, lease_ms)
-        attempts, fence = self._shared._get(attempts_name(place)), self._shared._get(beside_name(place.name, "x"))
-        return Claimed(found, int(attempts or 0), fence or b"")
+            shared._set(slot, mark, lease_ms)
+            shared._stays(place, lease_ms)
+        names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xf")
+        attempts, fence, failures = map(shared._get, names)
+        return Claimed(found, int(attempts or 0), fence or b"", int(failures or 0), left_ms=left_ms)
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        found = self._shared._get(_slot(place))
+        found = self._shared._get(slot_name(place))
         if found is None or found[:SEEN_BYTES] != seen[:SEEN_BYTES]:
             return False
-        self._shared._set(_slot(place), mark, lease_ms)
+        self._shared._set(slot_name(place), mark, lease_ms)
         return True
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        shared, slot = self._shared, _slot(place)
+        shared, slot = self._shared, slot_name(place)
         if shared._get(slot) != mark:
             return None
         shared._waiting.setdefault(place.name, set()).add(self)
-        return max(0, round((shared._values[slot][1] - shared._clock()) * 1000))
+        return shared._left_ms(slot)
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         stands = []
         for place, mark, fence in held:
-            found = self._shared._get(_slot(place))
+            found = self._shared._get(slot_name(place))
             stands.append(found in (None, mark) and self._is_fenced_by(place, fence))
             if stands[-1]:
-                self._shared._set(_slot(place), mark, lease_ms)
+                self._shared._set(slot_name(place), mark, lease_ms)
+                self._shared._stays(place, lease_ms)
         return stands
 
     async def commit(self, commit: Commit) -> bool:
         shared, (place, mark, fence) = self._shared, commit.held
-        found = shared._get(_slot(place))
+        found = shared._get(slot_name(place))
         if commit.clear_attempts:
             shared._drop(attempts_name(place))
         if found != mark and (found is not None or place.slot is Slot.REFRESH):
             return False
         if not self._is_fenced_by(place, fence):
             return False
-        shared._drop(_slot(place))
+        shared._drop(slot_name(place))
+        if commit.failures is not None:
+            shared._set(beside_name(place.name, "f"), b"%d" % commit.failures, FAILURES_KEPT_MS)
         if commit.ttl_ms > 0:
             shared._set(place.name, commit.value, commit.ttl_ms)
+        if commit.mark:
+            shared._set(slot_name(place), commit.mark, commit.mark_ms)
         head = commit.digest + token_of(mark)
-        push = commit.kind + head + commit.value if len(commit.value) <= PUSH_MAX_BYTES else b"P" + head
+        push = commit.kind + head + commit.value
+        if len(commit.value) > PUSH_MAX_BYTES:
+            push = (b"P" if commit.ttl_ms > 0 else b"H") + head
+            if commit.ttl_ms == 0 and place.name in shared._waiting:
+                shared._set(beside_name(place.name, "h"), commit.value, HANDED_OVER_MS)
         loop = asyncio.get_running_loop()
         for replica in shared._waiting.pop(place.name, ()):
             loop.call_soon(replica._on_push, push)
@@ -112,9 +128,11 @@ class MemoryCache:
         shared._set(beside_name(name, "x"), secrets.token_bytes(FENCE_BYTES), FENCED_MS)
         before = shared._get(name)
         for slot in Slot:
-            shared._drop(_slot(Place(name, slot)))
+            shared._drop(slot_name(Place(name, slot)))
             shared._drop(attempts_name(Place(name, slot)))
-        return before is not None and not is_lease(before)
+        for suffix in "fh":
+            shared._drop(beside_name(name, suffix))
+        return before is not None and is_entry(before)
 
     def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
         self._shared._set(attempts_name(place), b"%d" % attempts, keep_ms)
@@ -153,11 +171,21 @@ class MemoryCache:
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
 
+    def _left_ms(self, name: str) -> int:
+        return max(0, round((self._values[name][1] - self._clock()) * 1000))
+
+    def _stays(self, place: Place, lease_ms: int) -> None:
+        """A value stays while a lease stands beside it."""
+        value = self._get(place.name)
+        if (
+            place.slot is Slot.REFRESH
+            and value is not None
+            and is_entry(value)
+            and self._left_ms(place.name) < lease_ms
+        ):
+            self._set(place.name, value, lease_ms)
+
     def _drop(self, name: str) -> None:
         kept = self._values.pop(name, None)
         if kept is not None:
             self._bytes -= len(name) + len(kept[0])
-
-
-def _slot(place: Place) -> str:
-    return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)

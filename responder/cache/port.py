@@ -35,6 +35,11 @@ class Place(NamedTuple):
     slot: Slot
 
 
+def slot_name(place: Place) -> str:
+    """The name of what stands in a slot."""
+    return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)
+
+
 def attempts_name(place: Place) -> str:
     """Where the attempts of a place are counted."""
     return beside_name(place.name, f"a{place.slot.value}")
@@ -47,11 +52,17 @@ class Claimed(NamedTuple):
         found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
         attempts: how often the model was started for this place and did not come to an end.
         fence: what the last invalidation of the key has left; whoever had claimed before it can end no lease.
+        failures: how often in a row the model has failed on this input.
+        moved: nothing was claimed, because the value is not any more the one that was to be refreshed.
+        left_ms: how long what was found beside a value will stand there.
     """
 
     found: bytes | None
-    attempts: int
+    attempts: int = 0
     fence: bytes = b""
+    failures: int = 0
+    moved: bool = False
+    left_ms: int = 0
 
 
 class Held(NamedTuple):
@@ -74,6 +85,8 @@ class Commit:
         kind: one byte before what is pushed.
         digest: of the key; it is pushed as well.
         clear_attempts: the model's process has survived; that counts for one who comes too late, too.
+        mark, mark_ms: what is to stand in the slot afterwards, and for how long; empty for nothing.
+        failures: how often in a row the model has failed by now; None to leave the count alone.
     """
 
     held: Held
@@ -82,6 +95,9 @@ class Commit:
     kind: bytes
     digest: bytes
     clear_attempts: bool = True
+    mark: bytes = b""
+    mark_ms: int = 0
+    failures: int | None = None
 
 
 class Cache(Protocol):
@@ -123,8 +139,13 @@ class LeaseStore(Cache, Protocol):
     All raise CacheUnavailable within the operation timeout, and then may or may not have happened.
     """
 
-    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
-        """Put a mark into an empty slot, for as long as a lease lasts. Safe to repeat: one finds one's own mark."""
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        """Put a mark into an empty slot, for as long as a lease lasts. Safe to repeat: one finds one's own mark.
+
+        Args:
+            seen: how the value begins that is to be refreshed. With another one, or none, nothing is claimed. While
+                a lease stands beside a value, the value stays, or else its place would be claimed as well.
+        """
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         """Replace exactly what was seen by a mark; False when something else stands there now."""

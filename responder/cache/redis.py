@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from responder.cache import scripts
-from responder.cache.entry import FENCE_BYTES, is_lease
+from responder.cache.entry import FENCE_BYTES, is_entry
 from responder.cache.link import RedisLink, Subscription
 from responder.cache.memory import FENCED_MS
-from responder.cache.port import CacheRefused, Claimed, Commit, Held, Place, Slot, attempts_name
+from responder.cache.port import CacheRefused, Claimed, Commit, Held, Place, Slot, attempts_name, slot_name
 from responder.cache.scripts import SEEN_BYTES, Script
 from responder.keys import beside_name
 from responder.logs import logger
@@ -94,31 +94,40 @@ class RedisCache:
         there: bytes | None = await self._link.ask("SET", name, proposal, "NX", "GET")
         return proposal if there is None else there
 
-    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
-        slot = _slot(place)
-        claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        slot, left_ms = slot_name(place), 0
+        claimed: Awaitable[Any]
+        if place.slot is Slot.VALUE:
+            claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
+        else:
+            claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
         # After the claim: who finds the fence of a later invalidation calls the model later than that.
-        beside = self._link.ask("MGET", attempts_name(place), beside_name(place.name, "x"))
+        names = [beside_name(place.name, suffix) for suffix in "xf"]
+        beside = self._link.ask("MGET", attempts_name(place), *names)
         try:
             found = await claimed
         except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
             found = await self._link.ask("GET", slot)
             if found is None:
                 raise
-        attempts, fence = await beside
-        return Claimed(found, _number(attempts), fence or b"")
+        if isinstance(found, list):
+            found, left_ms = found or (None, 0)
+        attempts, fence, failures = await beside
+        return Claimed(found, _number(attempts), fence or b"", _number(failures), left_ms == -1, max(0, left_ms))
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        return bool(await self._run(scripts.TAKE_OVER, [_slot(place)], seen[:SEEN_BYTES], mark, lease_ms))
+        return bool(await self._run(scripts.TAKE_OVER, [slot_name(place)], seen[:SEEN_BYTES], mark, lease_ms))
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        keys = [_slot(place), beside_name(place.name, "w")]
+        keys = [slot_name(place), beside_name(place.name, "w")]
         left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
         return None if left_ms < 0 else left_ms
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         asked = [
-            self._evalsha(scripts.RENEW, [_slot(place), beside_name(place.name, "x")], mark, fence, lease_ms)
+            self._evalsha(
+                scripts.RENEW, [slot_name(place), beside_name(place.name, "x"), place.name], mark, fence, lease_ms
+            )
             for place, mark, fence in held
         ]
         done = await asyncio.gather(*asked, return_exceptions=True)
@@ -134,7 +143,7 @@ class RedisCache:
         beside = [beside_name(place.name, suffix) for suffix in "rwx"]
         done: int = await self._run(
             scripts.COMMIT,
-            [place.name, *beside, attempts_name(place)],
+            [place.name, *beside, attempts_name(place), *(beside_name(place.name, suffix) for suffix in "fh")],
             place.slot.value,
             mark,
             commit.value,
@@ -143,6 +152,9 @@ class RedisCache:
             commit.digest,
             int(commit.clear_attempts),
             fence,
+            commit.mark,
+            commit.mark_ms,
+            "" if commit.failures is None else commit.failures,
         )
         if done == 2:
             raise CacheRefused("OOM: told those who wait, but could not store")
@@ -154,10 +166,10 @@ class RedisCache:
         asked = [
             self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: nothing old can end now
             self._link.ask("GETDEL", name),
-            self._link.ask("DEL", beside_name(name, "r"), *map(attempts_name, places)),
+            self._link.ask("DEL", *(beside_name(name, suffix) for suffix in "rfh"), *map(attempts_name, places)),
         ]
         _, before, _ = [await one for one in asked]
-        return before is not None and not is_lease(before)
+        return before is not None and is_entry(before)
 
     def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
         # A process that dies now has said it: what is in the socket arrives.
@@ -167,7 +179,11 @@ class RedisCache:
         self._on_push, self._on_gap = on_push, on_gap
 
     async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
-        return await self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
+        return await self._begin(script, keys, *arguments)
+
+    def _begin(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
+        """Send it now."""
+        return self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
 
     def _evalsha(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
         return self._link.ask("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -191,10 +207,6 @@ class RedisCache:
         if b"maxmemory_policy:volatile-ttl" in info:
             msg = "Redis evicts what expires soonest (maxmemory-policy volatile-ttl): leases first. Set allkeys-lru"
             raise UnsuitableCache(msg)
-
-
-def _slot(place: Place) -> str:
-    return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)
 
 
 def _number(text: bytes | None) -> int:

@@ -11,6 +11,8 @@ from responder.cache.entry import MARK_BYTES, TOKEN_BYTES
 
 PUSH_MAX_BYTES = 65_536  # of a value; a larger one is fetched by those who are told of it
 SEEN_BYTES = 64  # how much of what stands in a slot is compared
+HANDED_OVER_MS = 5_000  # how long those who wait have to fetch what was too large to be pushed and is not kept
+FAILURES_KEPT_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,26 @@ class Script:
         sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "sha", sha)
 
+
+# Whatever has this beside it stays: who finds it missing would begin a call of its own. A mark is not prolonged.
+_STAYS = """
+local function stays(name, ms)
+  local kind = redis.call('GETRANGE', name, 0, 0)
+  if (kind == '\\4' or kind == '\\5') and redis.call('PTTL', name) < tonumber(ms) then
+    redis.call('PEXPIRE', name, ms)
+  end
+end
+"""
+
+# KEYS: slot beside the value, value. ARGV: mark, milliseconds, how the value begins. Nothing comes back for a claim
+# that was granted; -1 when the value is another one.
+CLAIM_BESIDE = Script(f"""{_STAYS}
+if ARGV[3] ~= '' and redis.call('GETRANGE', KEYS[2], 0, #ARGV[3] - 1) ~= ARGV[3] then return {{'', -1}} end
+local found = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+if found then return {{found, redis.call('PTTL', KEYS[1])}} end
+stays(KEYS[2], ARGV[2])
+return {{}}
+""")
 
 # KEYS: slot. ARGV: what was seen, mark, milliseconds.
 TAKE_OVER = Script(f"""
@@ -40,19 +62,25 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return math.max(0, redis.call('PTTL', KEYS[1]))
 """)
 
-# KEYS: slot, fence. ARGV: mark, fence, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a
+# KEYS: slot, fence, value. ARGV: mark, fence, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a
 # restart), or its key was invalidated, and then the fence is another.
-RENEW = Script(f"""
+RENEW = Script(f"""{_STAYS}
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
 local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
-if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-if held ~= '' then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+if held == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+elseif held == '' then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+else
+  return 0
+end
+if KEYS[1] ~= KEYS[3] then stays(KEYS[3], ARGV[3]) end
 return 1
 """)
 
-# KEYS: value, refresh, waiting, fence, attempts.
-# ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, fence.
+# KEYS: value, refresh, waiting, fence, attempts, failures, handed over.
+# ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, fence, what stands there then, its
+# milliseconds, failures.
 # A server that is out of memory refuses the SET: those who wait are told all the same. One who comes too late has come
 # to an end as well, so that an input whose leaders are only slow is never taken for one that kills them.
 COMMIT = Script(f"""
@@ -64,6 +92,11 @@ if ARGV[1] == 'v' then
 elseif redis.call('GET', KEYS[2]) ~= ARGV[2] then
   return 0
 end
+if ARGV[11] == '0' then
+  redis.call('DEL', KEYS[6])
+elseif ARGV[11] ~= '' then
+  redis.pcall('SET', KEYS[6], ARGV[11], 'PX', {FAILURES_KEPT_MS})
+end
 local kept = 1
 if ARGV[4] ~= '0' then
   local done = redis.pcall('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
@@ -71,15 +104,24 @@ if ARGV[4] ~= '0' then
 end
 if ARGV[1] == 'v' and (ARGV[4] == '0' or kept == 2) then redis.call('DEL', KEYS[1]) end
 if ARGV[1] == 'r' then redis.call('DEL', KEYS[2]) end
+if ARGV[9] ~= '' then
+  redis.pcall('SET', ARGV[1] == 'v' and KEYS[1] or KEYS[2], ARGV[9], 'PX', ARGV[10])
+end
 local waiting = redis.call('SMEMBERS', KEYS[3])
 if #waiting > 0 then
   redis.call('DEL', KEYS[3])
   local head = ARGV[6] .. string.sub(ARGV[2], {MARK_BYTES - TOKEN_BYTES + 1}, {MARK_BYTES})
   local push = ARGV[5] .. head .. ARGV[3]
-  if #ARGV[3] > {PUSH_MAX_BYTES} then push = 'P' .. head end
+  if #ARGV[3] > {PUSH_MAX_BYTES} then
+    push = 'P' .. head
+    if ARGV[4] == '0' then
+      redis.pcall('SET', KEYS[7], ARGV[3], 'PX', {HANDED_OVER_MS})
+      push = 'H' .. head
+    end
+  end
   for _, inbox in ipairs(waiting) do redis.call('PUBLISH', inbox, push) end
 end
 return kept
 """)
 
-ALL = (TAKE_OVER, REGISTER, RENEW, COMMIT)
+ALL = (CLAIM_BESIDE, TAKE_OVER, REGISTER, RENEW, COMMIT)

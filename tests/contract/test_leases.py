@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from responder.cache.link import RedisLink
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache, UnsuitableCache
 from responder.cache.scripts import PUSH_MAX_BYTES
+from responder.keys import beside_name
 from tests.real import own_redis, until
 
 GENERATION, DIGEST = b"g" * 8, b"d" * 16
+ANSWER = b"\4 an answer"
 OURS, THEIRS = lease_mark(GENERATION, b"o" * 16), lease_mark(GENERATION, b"t" * 16)
 Both = tuple[LeaseStore, LeaseStore]
 
@@ -55,7 +58,7 @@ def place(namespace: str) -> Place:
     return Place(f"{namespace}{{a}}:v", Slot.VALUE)
 
 
-def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: bytes = b"", **more: bool) -> Commit:
+def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: bytes = b"", **more: Any) -> Commit:
     """A commit of ours."""
     return Commit(Held(place, OURS, fence), value, ttl_ms, b"V", DIGEST, **more)
 
@@ -102,7 +105,7 @@ async def test_who_comes_to_register_too_late_is_told_so(stores: Both, place: Pl
 
 
 async def test_a_large_value_is_announced_and_not_pushed(stores: Both, place: Place) -> None:
-    """A pub/sub client that is sent too much is thrown out by Redis."""
+    """A pub/sub client that is sent too much is thrown out by Redis. One that is not kept is laid beside."""
     one, other = stores
     heard = Heard(other)
     for size in (PUSH_MAX_BYTES, PUSH_MAX_BYTES + 1):
@@ -110,8 +113,14 @@ async def test_a_large_value_is_announced_and_not_pushed(stores: Both, place: Pl
         await other.register(place, OURS, 20_000)
         await one.commit(ending(place, b"x" * size, 0))
     await until(lambda: len(heard.pushes) == 2)
-    assert [push[:1] for push in heard.pushes] == [b"V", b"P"]
+    assert [push[:1] for push in heard.pushes] == [b"V", b"H"]
     assert [len(push) for push in heard.pushes] == [33 + PUSH_MAX_BYTES, 33]
+    assert await other.get_many([beside_name(place.name, "h")]) == [b"x" * (PUSH_MAX_BYTES + 1)]
+    await one.claim(place, OURS, 5000)
+    await other.register(place, OURS, 20_000)
+    await one.commit(ending(place, b"x" * (PUSH_MAX_BYTES + 1)))
+    await until(lambda: len(heard.pushes) == 3)
+    assert heard.pushes[2] == b"P" + DIGEST + b"o" * 16
 
 
 async def test_what_must_not_be_kept_is_handed_over_and_leaves_nothing(stores: Both, place: Place) -> None:
@@ -181,7 +190,7 @@ async def test_a_key_that_was_invalidated_ends_every_lease_that_was_claimed_befo
     claimed = await other.claim(place, OURS, 5000)
     assert (claimed.found, claimed.attempts, len(claimed.fence)) == (None, 0, 8)
     assert await other.renew([Held(place, OURS, claimed.fence)], 5000) == [True]
-    assert await other.commit(ending(place, fence=claimed.fence))
+    assert await other.commit(ending(place, ANSWER, fence=claimed.fence))
     assert await one.fence(place.name)
     assert await one.get_many([place.name]) == [None]
 
@@ -211,6 +220,65 @@ async def test_a_refresh_leaves_the_value_until_it_is_replaced(stores: Both, pla
     assert not await one.commit(ending(beside, b"late"))
     assert await other.get_many([place.name]) == [b"new"]
     assert (await other.claim(beside, THEIRS, 5000)).found is None
+
+
+async def test_a_refresh_begins_only_beside_the_value_that_was_seen(stores: Both, place: Place) -> None:
+    """Who saw the one before it is too late: the answer has been replaced, or is gone."""
+    one, other = stores
+    beside = Place(place.name, Slot.REFRESH)
+    assert (await one.claim(beside, OURS, 5000, ANSWER)).moved
+    await one.put(place.name, ANSWER, 60_000)
+    assert (await one.claim(beside, OURS, 5000, b"\4 another")).moved
+    assert (await one.claim(beside, OURS, 5000, ANSWER[:5])).found is None
+    there = await other.claim(beside, THEIRS, 5000, ANSWER)
+    assert (there.found, there.moved) == (OURS, False)
+    assert 0 < there.left_ms <= 5000
+
+
+async def test_a_value_outlives_its_refresh(stores: Both, place: Place) -> None:
+    """Who finds no value would begin a call of its own beside the one that refreshes it. A mark is not prolonged."""
+    one, other = stores
+    beside = Place(place.name, Slot.REFRESH)
+    await one.put(place.name, ANSWER, 30)
+    await one.claim(beside, OURS, 60_000, ANSWER)
+    await other.put(f"{place.name}2", b"x", 40)
+    async with asyncio.timeout(5):
+        while await other.get_many([f"{place.name}2"]) != [None]:
+            pass
+    assert await other.get_many([place.name]) == [ANSWER]
+    await one.put(place.name, ANSWER, 30)
+    await other.put(f"{place.name}2", b"x", 40)
+    assert await one.renew([Held(beside, OURS, b"")], 60_000) == [True]
+    async with asyncio.timeout(5):
+        while await other.get_many([f"{place.name}2"]) != [None]:
+            pass
+    assert await other.get_many([place.name]) == [ANSWER]
+    await one.put(place.name, THEIRS, 30)
+    assert await one.renew([Held(beside, OURS, b"")], 60_000) == [True]
+    async with asyncio.timeout(5):
+        while await other.get_many([place.name]) != [None]:
+            pass
+
+
+async def test_what_a_commit_leaves_behind_stands_in_its_place(stores: Both, place: Place) -> None:
+    """For as long as it says; failures are counted until one comes to a good end, or the key is invalidated."""
+    one, other = stores
+    await one.claim(place, OURS, 5000)
+    assert await one.commit(ending(place, b"error", 0, mark=b"\6 later", mark_ms=60_000, failures=1))
+    found = await other.claim(place, THEIRS, 5000)
+    assert (found.found, found.failures) == (b"\6 later", 1)
+    await one.take_over(place, b"\6 later", OURS, 5000)
+    assert await one.commit(ending(place, ANSWER, failures=0))
+    beside = Place(place.name, Slot.REFRESH)
+    assert (await one.claim(beside, OURS, 5000, ANSWER)).failures == 0
+    assert await one.commit(ending(beside, b"error", 0, mark=b"\6 later", mark_ms=30, failures=2))
+    assert await other.get_many([place.name]) == [ANSWER]
+    async with asyncio.timeout(5):
+        while (found := await other.claim(beside, THEIRS, 5000, ANSWER)).found is not None:
+            assert found.found == b"\6 later"
+    assert found.failures == 2
+    await one.fence(place.name)
+    assert (await one.claim(place, OURS, 5000)).failures == 0
 
 
 async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place: Place) -> None:

@@ -1,7 +1,7 @@
 """Leases among replicas that freeze, die and are not heard, in virtual time: whatever happens in whatever order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -58,8 +58,10 @@ class Wire:
     async def settle_on(self, name: str, proposal: bytes) -> bytes:
         return await self._over(lambda: self._store.settle_on(name, proposal))
 
-    async def claim(self, place: Place, mark: bytes, lease_ms: int) -> Claimed:
-        return await self._over(lambda: self._world.granted(place, mark, self._store.claim(place, mark, lease_ms)))
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        return await self._over(
+            lambda: self._world.granted(place, mark, self._store.claim(place, mark, lease_ms, seen))
+        )
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         return await self._over(
@@ -114,7 +116,7 @@ class World:
 
     async def granted(self, place: Place, mark: bytes, claim: Awaitable[Claimed]) -> Claimed:
         claimed = await claim
-        if claimed.found is None:
+        if claimed.found is None and not claimed.moved:
             self.holders[place.slot] = mark
         return claimed
 
@@ -164,21 +166,39 @@ class Sim:
         self.leads = False
 
     def ask(self, work_s: float, ttl_s: float, *, fails: bool, renews: bool = False) -> None:
+        self._begin(lambda: self._fly(work_s, ttl_s, fails=fails, renews=renews))
+
+    def refresh(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
+        self._begin(lambda: self._refresh(work_s, ttl_s, fails=fails))
+
+    def _begin(self, flight: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.flights = [task for task in self.flights if not task.done() or task.exception()]
         if len(self.flights) < 2:
-            self.flights.append(asyncio.ensure_future(self._fly(work_s, ttl_s, fails=fails, renews=renews)))
+            self.flights.append(asyncio.ensure_future(flight()))
 
     async def _fly(self, work_s: float, ttl_s: float, *, fails: bool, renews: bool) -> None:
         asked_in = self.world.version
         try:
-            lease = await self.leases.acquire(KEY, None, renews=renews, only_later=renews)
+            lease = await self.leases.acquire(KEY, None, only_later=renews)
         except CacheUnavailable:
             return  # the model is called without a lease
         if isinstance(lease, Entry):
             assert int(lease.body) >= asked_in, "an answer that was invalidated before the question"
-        if not isinstance(lease, Lease):
+        if isinstance(lease, Lease):
+            await self._lead(lease, work_s, ttl_s, fails=fails, counts=not renews)
+
+    async def _refresh(self, work_s: float, ttl_s: float, *, fails: bool) -> None:
+        """What a request does that was answered with what is there."""
+        found = await self.answers.look_up([KEY])
+        if not found or not isinstance(found[0], Entry):
             return
-        version, call = self.world.version, self.world.begin(counts=not renews)
+        with suppress(CacheUnavailable):
+            lease = await self.leases.acquire_beside(KEY, found[0].head)
+            if isinstance(lease, Lease):
+                await self._lead(lease, work_s, ttl_s, fails=fails, counts=True)
+
+    async def _lead(self, lease: Lease, work_s: float, ttl_s: float, *, fails: bool, counts: bool) -> None:
+        version, call = self.world.version, self.world.begin(counts=counts)
         self.leads = True
         try:
             await asyncio.sleep(work_s)
@@ -187,10 +207,10 @@ class Sim:
             self.leads = False
             self.world.end(call)
         if fails:
-            await self.leases.commit_error(lease, b"error")
+            await self.leases.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
         else:
             now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
-            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), ttl_ms)
+            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -230,6 +250,27 @@ class LeaseMachine(RuleBasedStateMachine):
             self._hurt()  # its answer replaces the lease of a call in the air, so another may begin beside that
         if not sim.wire.is_dead:
             self._run(self._do(lambda: sim.ask(work_s, ttl_s, fails=fails, renews=renews)))
+
+    @rule(
+        replica=REPLICAS,
+        work_s=st.sampled_from([0.0, 0.5, 2.9, 10.0]),
+        ttl_s=st.sampled_from([0.0, 1.0, 60.0]),
+        fails=st.booleans(),
+    )
+    def refresh(self, replica: int, work_s: float, ttl_s: float, fails: bool) -> None:  # noqa: FBT001 - drawn
+        sim = self.sims[replica]
+        if not sim.wire.is_dead:
+            self._run(self._do(lambda: sim.refresh(work_s, ttl_s, fails=fails)))
+
+    @rule(replica=REPLICAS, work_s=st.sampled_from([0.5, 2.9, 10.0]), seconds=st.sampled_from([0.1, 1.0, 3.1, 12.0]))
+    def refresh_for_longer_than_the_value_lives(self, replica: int, work_s: float, seconds: float) -> None:
+        """And have another one ask for it meanwhile."""
+        self.ask(replica, 0.0, 1.0, fails=False, renews=False)
+        self.pass_time(0.1)
+        self.refresh(replica, work_s, 1.0, fails=False)
+        self.pass_time(seconds)
+        self.ask((replica + 1) % 3, work_s, 1.0, fails=False, renews=False)
+        self.pass_time(0.1)
 
     @rule()
     def invalidate(self) -> None:
@@ -331,6 +372,8 @@ class Undisturbed(RuleBasedStateMachine):
         LeaseMachine._end,
     )
     pass_time = LeaseMachine.pass_time
+    refresh = LeaseMachine.refresh
+    refresh_for_longer_than_the_value_lives = LeaseMachine.refresh_for_longer_than_the_value_lives
 
     @rule(
         replica=REPLICAS,
@@ -338,7 +381,7 @@ class Undisturbed(RuleBasedStateMachine):
         ttl_s=st.sampled_from([0.0, 1.0, 60.0]),
         fails=st.booleans(),
     )
-    def ask(self, replica: int, work_s: float, ttl_s: float, fails: bool) -> None:  # noqa: FBT001 - drawn
+    def ask(self, replica: int, work_s: float, ttl_s: float, fails: bool, renews: bool = False) -> None:  # noqa: FBT001, FBT002 - drawn
         LeaseMachine.ask(self, replica, work_s, ttl_s, fails, renews=False)
 
     def teardown(self) -> None:

@@ -1,0 +1,70 @@
+"""Background refreshes: what yields to everybody who waits.
+
+One is begun for an answer that was good enough for its request and is stale, or will be soon. It takes a permit of the
+model only while one is free, there are never more of them than permits, and a drain ends them first. One that is not
+begun, or is dropped, costs nobody anything: the next request for the answer asks for it again.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from responder.cache import CacheUnavailable
+from responder.flight import Flight, Flights
+from responder.keys import Key
+from responder.messages import Outcome, Request
+from responder.model import ServedModel
+
+if TYPE_CHECKING:
+    from responder.leading import Leading
+    from responder.work import Work
+
+KEPT = 4096
+NOBODY_HEARS = Outcome(b"")
+
+
+class Refreshes:
+    """Begins refreshes, and remembers where there is no need of one.
+
+    Args:
+        leading: how one comes to its outcome.
+        count: called with the model and how it ended: done, failed, dropped, or elsewhere (somebody else does it, or
+            has done it, or the model is not to be tried).
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, leading: "Leading", count: Callable[[str, str], None], clock: Callable[[], float]) -> None:
+        self._leading = leading
+        self._count = count
+        self._clock = clock
+        self._not_before: dict[bytes, float] = {}
+
+    def are_welcome(self, model: ServedModel, key: Key, flights: Flights[Request, Outcome]) -> bool:
+        """Whether one may begin now."""
+        if model.is_busy or flights.unasked >= model.predictor.concurrency:
+            return False
+        return self._not_before.get(key.digest, 0.0) <= self._clock() and flights.joinable(key.digest) is None
+
+    async def fly(self, work: "Work", flight: Flight[Request]) -> Outcome:
+        """Bring one to its end. Whoever boards it gets its outcome."""
+        ended = "dropped"
+        try:
+            outcome = await self._leading.refresh(work, flight)
+            if isinstance(outcome, Outcome):
+                ended = "failed" if outcome.code is not None else "done"
+                return outcome
+            if outcome is not None:
+                ended = "elsewhere"
+                self._leave_alone(work.key, outcome / 1000)
+        except CacheUnavailable:
+            if flight.asked:
+                return await self._leading.outcome(work, flight)
+        finally:
+            self._count(work.model.name, ended)
+        return NOBODY_HEARS
+
+    def _leave_alone(self, key: Key, for_s: float) -> None:
+        now = self._clock()
+        if len(self._not_before) >= KEPT:
+            self._not_before = {digest: at for digest, at in self._not_before.items() if at > now}
+        if len(self._not_before) < KEPT:
+            self._not_before[key.digest] = now + for_s
