@@ -22,14 +22,14 @@ class Prediction:
     Attributes:
         value: the model's output, as a JSON value.
         cache_status: hit, miss, collapsed, and the freshness left (RFC 9211).
-        age_s: how old a cached answer is; None for a new one.
+        age_s: how old the answer is; 0 for a new one.
         model, model_version: who answered.
         duration_ms: from the responder's receipt to its reply.
     """
 
     value: Any
     cache_status: CacheStatus
-    age_s: int | None
+    age_s: int
     model: str
     model_version: str
     duration_ms: int
@@ -48,7 +48,7 @@ def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
     return Prediction(
         reply.value,
         _status(_header(headers, b"cache-status")),
-        _number(_header(headers, b"age")),
+        _number(_header(headers, b"age")) or 0,
         _text(_header(headers, b"model")),
         _text(_header(headers, b"model-version")),
         _number(_header(headers, b"duration-ms")) or 0,

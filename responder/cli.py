@@ -86,13 +86,14 @@ def explain(
     model: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="a predictor, e.g. examples.price:price")],
     body: Annotated[str, typer.Argument(metavar="JSON", help="an input, as a request would carry it")],
     tenant: Annotated[str, typer.Option(help="whose answer")] = "",
+    cache_control: Annotated[str, typer.Option(help="the request's directives, e.g. max-age=5")] = "",
     as_json: AsJson = False,  # noqa: FBT002 - a command-line flag
 ) -> None:
-    """Show an input's canonical form, its key, what is cached of it, who is working on it, and why it would miss."""
+    """Show an input's canonical form and key, what is cached of it, who works on it, and what a request would meet."""
     [predictor], settings = _load([model])
     from responder.operate import explained  # see `serve`
 
-    facts = _operate(explained(settings, predictor, body.encode(), tenant.encode()))
+    facts = _operate(explained(settings, predictor, body.encode(), tenant.encode(), cache_control))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return

@@ -2,16 +2,27 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from responder.cache.entry import decode_entry, generation_of, is_lease, token_of
+from responder.cache.entry import (
+    Entry,
+    cools_until_ms,
+    decode_entry,
+    generation_of,
+    is_lease,
+    is_unshared,
+    token_of,
+)
 from responder.cache.link import RedisLink
 from responder.cache.port import Place, Slot, attempts_name
+from responder.freshness import hit, is_better_than_an_error, is_fresh, is_usable, wants_refresh
 from responder.keys import Key, Keyring, beside_name, fingerprint
 from responder.lease import REPLICA_BYTES
 from responder.predictor import Predictor
 from responder.reading import read_input
+from schemas import NO_DIRECTIVES, Directives
 from schemas.canonical import canonical_bytes
 
 
@@ -31,8 +42,12 @@ class Explanation:
         canonical: the input's canonical form, which the key is made of.
         key: its digest, for `invalidate --key`.
         name: of the value in Redis.
-        state: fresh, stale, none, lease, "other generation" or unreadable.
-        why: what the next request for it meets.
+        state: fresh, stale, none, lease, cooling, unshared, "other generation" or unreadable.
+        why: the same in words.
+        decision: what a request with these directives meets now.
+        negative: whether what is cached is the refusal of this input.
+        kept_for_s: how long Redis will keep what stands there.
+        failures: how often in a row the model has failed on it.
         attempts: how often the model was started for it and never came to an end.
         waiting: how many replicas wait for its leader.
     """
@@ -45,30 +60,48 @@ class Explanation:
     generation: str | None
     state: str
     why: str
+    decision: str
     age_s: float | None = None
     fresh_for_s: float | None = None
+    kept_for_s: float | None = None
+    negative: bool = False
     model_ms: int | None = None
     body_bytes: int | None = None
     leader: Leader | None = None
     refresher: Leader | None = None
+    failures: int = 0
     attempts: int = 0
     waiting: int = 0
 
 
 _WHY = {
-    "fresh": "it is answered from the cache",
-    "stale": "the model is called: the cached answer is past its time to live",
-    "none": "the model is called: nothing is cached",
-    "lease": "it waits for the replica that is calling the model",
-    "other generation": "the model is called: the model's answers were invalidated after this one was stored",
-    "unreadable": "the model is called: what stands under the name is no answer of this version of the responder",
+    "fresh": "the cached answer is within its time to live",
+    "stale": "the cached answer is past its time to live",
+    "none": "nothing is cached",
+    "lease": "a replica is calling the model",
+    "cooling": "the model has failed on this input lately",
+    "unshared": "the answer is too large to be kept, and replicas do not wait for each other",
+    "other generation": "the model's answers were invalidated after this one was stored",
+    "unreadable": "what stands under the name is no answer of this version of the responder",
 }
 
 
 async def explain(
-    link: RedisLink, namespace: str, predictor: Predictor, body: bytes, tenant: bytes, *, max_depth: int
+    link: RedisLink,
+    namespace: str,
+    predictor: Predictor,
+    body: bytes,
+    tenant: bytes,
+    *,
+    max_depth: int,
+    directives: Directives = NO_DIRECTIVES,
+    stale_s: float = 0.0,
 ) -> Explanation:
     """Why the next request with this input is answered as it will be.
+
+    Args:
+        directives: of that request.
+        stale_s: for how long stale answers are given to everybody, unless the predictor says so itself.
 
     Raises:
         Refused, NotCanonical: the input is not valid.
@@ -82,7 +115,7 @@ async def explain(
     )
     key = keyring.key(tenant, canonical)
     places = [Place(key.name, slot) for slot in Slot]
-    beside = [beside_name(key.name, "r"), *map(attempts_name, places)]
+    beside = [beside_name(key.name, "r"), beside_name(key.name, "f"), *map(attempts_name, places)]
     asked = [
         link.ask(*command)
         for command in (
@@ -92,8 +125,22 @@ async def explain(
             ("SCARD", beside_name(key.name, "w")),
         )
     ]
-    (generation, value, refresh, *attempts), left_ms, refresh_left_ms, waiting = [await one for one in asked]
-    state, facts = _state(key, generation, value, round(time.time() * 1000))
+    (generation, value, refresh, failures, *attempts), left_ms, refresh_left_ms, waiting = [await one for one in asked]
+    now_ms = round(time.time() * 1000)
+    state, entry = _state(key, generation, value, now_ms)
+    usable = entry if state in ("fresh", "stale") else None
+    if predictor.stale_s is not None:
+        stale_s = predictor.stale_s
+    facts: dict[str, Any] = {}
+    if entry is not None:
+        facts = {
+            "age_s": round((now_ms - entry.stored_at_ms) / 1000, 3),
+            "fresh_for_s": round((entry.fresh_until_ms - now_ms) / 1000, 3),
+            "kept_for_s": left_ms / 1000,
+            "model_ms": entry.duration_ms,
+            "body_bytes": len(entry.body),
+            "negative": entry.code is not None,
+        }
     return Explanation(
         model=predictor.name,
         version=predictor.version,
@@ -103,31 +150,64 @@ async def explain(
         generation=generation.hex() if generation else None,
         state=state,
         why=_WHY[state],
+        decision=decision(usable, directives, now_ms, stale_s, [value or b"", refresh or b""]),
         leader=_leader(value, left_ms),
         refresher=_leader(refresh, refresh_left_ms),
+        failures=int(failures or 0),
         attempts=sum(int(count or 0) for count in attempts),
         waiting=waiting,
         **facts,
     )
 
 
-def _state(key: Key, generation: bytes | None, value: bytes | None, now_ms: int) -> tuple[str, dict[str, Any]]:
+def _state(key: Key, generation: bytes | None, value: bytes | None, now_ms: int) -> tuple[str, Entry | None]:
     if value is None:
-        return "none", {}
-    if is_lease(value):
-        return "lease" if generation_of(value) == generation else "other generation", {}
+        return "none", None
+    if cools_until_ms(value) is not None:
+        return "cooling", None
+    if is_lease(value) or is_unshared(value):
+        if generation_of(value) != generation:
+            return "other generation", None
+        return "lease" if is_lease(value) else "unshared", None
     entry = decode_entry(key.digest, generation_of(value), value)
     if entry is None:
-        return "unreadable", {}
-    facts = {
-        "age_s": round((now_ms - entry.stored_at_ms) / 1000, 3),
-        "fresh_for_s": round((entry.fresh_until_ms - now_ms) / 1000, 3),
-        "model_ms": entry.duration_ms,
-        "body_bytes": len(entry.body),
-    }
+        return "unreadable", None
     if generation_of(value) != generation:
-        return "other generation", facts
-    return "fresh" if now_ms < entry.fresh_until_ms else "stale", facts
+        return "other generation", entry
+    return "fresh" if is_fresh(entry, now_ms) else "stale", entry
+
+
+def decision(
+    entry: Entry | None, directives: Directives, now_ms: int, stale_s: float, marks: Sequence[bytes] = ()
+) -> str:
+    """What a request meets, by the same rules as in the service.
+
+    Args:
+        marks: what stands in the place of the answer, and beside it.
+    """
+    if entry is not None and is_usable(entry, directives, now_ms, stale_s):
+        from_cache = f"answered from the cache: {hit(entry, now_ms).status.encoded.decode()}"
+        refreshes = wants_refresh(entry, now_ms) and not directives.no_store and not directives.only_if_cached
+        return f"{from_cache}; it is refreshed in the background" if refreshes else from_cache
+    if directives.only_if_cached:
+        return "412 CACHE_MISS: the request takes nothing but a cached answer, and none that is there"
+    kept = ""
+    if entry is not None and is_better_than_an_error(entry, directives, now_ms):
+        kept = hit(entry, now_ms).status.encoded.decode()
+    until_ms = max([cools_until_ms(mark) or 0 for mark in marks], default=0)
+    if until_ms and not (directives.no_store and entry is not None):
+        left = f"the model is not tried for {max(0, until_ms - now_ms) / 1000:g} s more"
+        return f"answered from the cache, because {left}: {kept}" if kept else f"503 UNAVAILABLE: {left}"
+    forced = directives.no_cache or (entry is not None and is_usable(entry, NO_DIRECTIVES, now_ms, stale_s))
+    if directives.no_store:
+        called = "the model is called for this request alone: fwd=bypass, not stored"
+    elif any(is_lease(mark) for mark in marks):
+        called = "it waits for the replica that is calling the model"
+        if directives.no_cache:
+            called += ", and then the model is called again: fwd=request"
+    else:
+        called = f"the model is called: fwd={'request' if forced else 'miss'}"
+    return f"{called}; if it fails, the cached answer is given: {kept}" if kept else called
 
 
 def _leader(value: bytes | None, left_ms: int) -> Leader | None:

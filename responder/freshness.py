@@ -34,13 +34,18 @@ def is_usable(entry: Entry, directives: Directives, now_ms: int, stale_s: float)
                 return False
         if directives.max_stale_s is not None:
             stale_s = max(stale_s, directives.max_stale_s)
-    return now_ms < entry.fresh_until_ms + (stale_s * 1000 if entry.code is None else 0)
+    return is_fresh(entry, now_ms) or (stale_s > 0 and _is_stale_by(entry, now_ms, stale_s))
 
 
 def is_better_than_an_error(entry: Entry, directives: Directives, now_ms: int) -> bool:
     """Whether a request takes this answer when the model fails, whatever else it asks for (RFC 5861 section 4)."""
     limit_s = directives.stale_if_error_s
-    return limit_s is not None and entry.code is None and now_ms < entry.fresh_until_ms + limit_s * 1000
+    return limit_s is not None and (is_fresh(entry, now_ms) or _is_stale_by(entry, now_ms, limit_s))
+
+
+def _is_stale_by(entry: Entry, now_ms: int, limit_s: float) -> bool:
+    """Whether a stale answer is so by no more than this. The refusal of an input is given while it is fresh only."""
+    return entry.code is None and now_ms - entry.fresh_until_ms <= limit_s * 1000
 
 
 def wants_refresh(entry: Entry, now_ms: int) -> bool:

@@ -148,6 +148,6 @@ def cool_down_ms(failures: int) -> int:
 
 
 def cooling(left_ms: int) -> Outcome:
-    """The answer of those who ask meanwhile."""
+    """The answer of those who ask meanwhile; clocks may differ."""
     message = "the model has failed on this input lately, and is tried again in a moment"
-    return failure(Code.UNAVAILABLE, message, retry_after_ms=max(1, left_ms))
+    return failure(Code.UNAVAILABLE, message, retry_after_ms=min(max(1, left_ms), COOL_DOWN_MS[1]))

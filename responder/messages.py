@@ -51,7 +51,7 @@ class Outcome:
         duration_ms: how long the model took.
         retry_after_ms: for errors that may pass.
         status: where it came from, as the one who led sees it.
-        age_s: of an answer out of the cache.
+        age_s: of the answer; 0 for a new one.
     """
 
     body: bytes
@@ -60,7 +60,7 @@ class Outcome:
     duration_ms: int = 0
     retry_after_ms: int | None = None
     status: CacheStatus = NO_STATUS
-    age_s: int | None = None
+    age_s: int = 0
 
 
 _ERROR_HEAD = struct.Struct(">IB")

@@ -16,6 +16,7 @@ from responder.keys import DIGEST_BYTES, generation_name, value_name
 from responder.predictor import Predictor
 from responder.reading import Refused
 from responder.settings import Settings
+from schemas import NO_DIRECTIVES, Directives, parse_cache_control
 from schemas.canonical import NotCanonical
 
 
@@ -57,9 +58,27 @@ class Operator:
         """Make one answer a miss; whether one was there. A flight in the air may end, but stores nothing."""
         return await self._cache.fence(value_name(f"{self._namespace}pr:{{", digest))
 
-    async def explain(self, predictor: Predictor, body: bytes, tenant: bytes, *, max_depth: int) -> Explanation:
+    async def explain(
+        self,
+        predictor: Predictor,
+        body: bytes,
+        tenant: bytes,
+        *,
+        max_depth: int,
+        directives: Directives = NO_DIRECTIVES,
+        stale_s: float = 0.0,
+    ) -> Explanation:
         """See `responder.explain.explain`."""
-        return await explain(self._link, self._namespace, predictor, body, tenant, max_depth=max_depth)
+        return await explain(
+            self._link,
+            self._namespace,
+            predictor,
+            body,
+            tenant,
+            max_depth=max_depth,
+            directives=directives,
+            stale_s=stale_s,
+        )
 
 
 def digest_of(text: str) -> bytes:
@@ -78,16 +97,30 @@ class CannotOperate(Exception):
     """Redis cannot be asked; the message says why."""
 
 
-async def explained(settings: Settings, predictor: Predictor, body: bytes, tenant: bytes) -> dict[str, Any]:
+async def explained(
+    settings: Settings, predictor: Predictor, body: bytes, tenant: bytes, cache_control: str = ""
+) -> dict[str, Any]:
     """`responder explain`.
 
     Raises:
-        ValueError: the input is not valid.
+        ValueError: the input or the directives are not valid.
         CannotOperate: Redis does not answer.
     """
+    directives = parse_cache_control(cache_control.encode())
+    if directives.malformed:
+        msg = f"cannot read the directives {cache_control!r}; they are like max-age=5, no-cache"
+        raise ValueError(msg)
     async with _operator(settings) as operator:
         try:
-            return asdict(await operator.explain(predictor, body, tenant, max_depth=settings.max_depth))
+            explanation = await operator.explain(
+                predictor,
+                body,
+                tenant,
+                max_depth=settings.max_depth,
+                directives=directives,
+                stale_s=settings.stale_s,
+            )
+            return asdict(explanation)
         except (Refused, NotCanonical) as error:
             raise ValueError(str(error)) from None
 

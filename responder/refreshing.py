@@ -29,20 +29,20 @@ class Refreshes:
         leading: how one comes to its outcome.
         count: called with the model and how it ended: done, failed, dropped, or elsewhere (somebody else does it, or
             has done it, or the model is not to be tried).
-        clock: seconds that only go forward.
+        now_ms: wall clock, in milliseconds since the Unix epoch.
     """
 
-    def __init__(self, leading: "Leading", count: Callable[[str, str], None], clock: Callable[[], float]) -> None:
+    def __init__(self, leading: "Leading", count: Callable[[str, str], None], now_ms: Callable[[], int]) -> None:
         self._leading = leading
         self._count = count
-        self._clock = clock
-        self._not_before: dict[bytes, float] = {}
+        self._now_ms = now_ms
+        self._not_before_ms: dict[bytes, int] = {}
 
     def are_welcome(self, model: ServedModel, key: Key, flights: Flights[Request, Outcome]) -> bool:
         """Whether one may begin now."""
         if model.is_busy or flights.unasked >= model.predictor.concurrency:
             return False
-        return self._not_before.get(key.digest, 0.0) <= self._clock() and flights.joinable(key.digest) is None
+        return self._not_before_ms.get(key.digest, 0) <= self._now_ms() and flights.joinable(key.digest) is None
 
     async def fly(self, work: "Work", flight: Flight[Request]) -> Outcome:
         """Bring one to its end. Whoever boards it gets its outcome."""
@@ -54,7 +54,7 @@ class Refreshes:
                 return outcome
             if outcome is not None:
                 ended = "elsewhere"
-                self._leave_alone(work.key, outcome / 1000)
+                self._leave_alone(work.key, outcome)
         except CacheUnavailable:
             if flight.asked:
                 return await self._leading.outcome(work, flight)
@@ -62,9 +62,9 @@ class Refreshes:
             self._count(work.model.name, ended)
         return NOBODY_HEARS
 
-    def _leave_alone(self, key: Key, for_s: float) -> None:
-        now = self._clock()
-        if len(self._not_before) >= KEPT:
-            self._not_before = {digest: at for digest, at in self._not_before.items() if at > now}
-        if len(self._not_before) < KEPT:
-            self._not_before[key.digest] = now + for_s
+    def _leave_alone(self, key: Key, for_ms: int) -> None:
+        now_ms = self._now_ms()
+        if len(self._not_before_ms) >= KEPT:
+            self._not_before_ms = {digest: at_ms for digest, at_ms in self._not_before_ms.items() if at_ms > now_ms}
+        if len(self._not_before_ms) < KEPT:
+            self._not_before_ms[key.digest] = now_ms + for_ms

@@ -72,9 +72,8 @@ def _model_fields(name: str, version: str) -> bytes:
 
 
 @lru_cache(maxsize=8192)
-def _status_fields(status: bytes, age_s: int | None) -> bytes:
-    fields = header_field(b"cache-status", status)
-    return fields if age_s is None else fields + header_field(b"age", b"%d" % age_s)
+def _status_fields(status: bytes, age_s: int) -> bytes:
+    return header_field(b"cache-status", status) + header_field(b"age", b"%d" % age_s)
 
 
 @lru_cache(maxsize=4096)

@@ -5,7 +5,6 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 """
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,7 +50,7 @@ class Service:
         self._leading = leading
         self._deliver = deliver
         self._pending = pending
-        self._refreshes = Refreshes(leading, on_refresh, time.monotonic)
+        self._refreshes = Refreshes(leading, on_refresh, answers.now_ms)
         self._launched = 0
         self._flights: defaultdict[ServedModel, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
 

@@ -154,13 +154,21 @@ class BrokenCache:
             raise CacheUnavailable("down")
 
 
-def serving(cache: LeaseStore, replies: Callable[[list[Reply]], None], clock: Clock, pending: int = 100) -> Service:
+def serving(
+    cache: LeaseStore,
+    replies: Callable[[list[Reply]], None],
+    clock: Clock,
+    pending: int = 100,
+    *,
+    max_stored_bytes: int = 2**20,
+    count: Callable[[str], None] = lambda _kind: None,
+    on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
+) -> Service:
     """A service over a cache; its times to live are exact."""
-    answers = CachedAnswers(cache, clock.ms)
+    answers = CachedAnswers(cache, clock.ms, count)
     leases = Leases(cache, answers, lease_s=3.0)
-    return Service(
-        answers, Leading(answers, leases, max_stored_bytes=2**20, ttl_factor=lambda: 1.0), replies, pending=pending
-    )
+    leading = Leading(answers, leases, max_stored_bytes=max_stored_bytes, ttl_factor=lambda: 1.0)
+    return Service(answers, leading, replies, pending=pending, on_refresh=on_refresh)
 
 
 class Replies:

@@ -21,6 +21,7 @@ from tests.fakes import served
 EXAMPLES = Path(__file__).resolve().parents[2] / "schemas" / "examples"
 REQUESTS = sorted((EXAMPLES / "requests").glob("*.json"))
 REPLIES = sorted((EXAMPLES / "replies").glob("*.json"))
+OLDER = sorted((EXAMPLES / "older" / "replies").glob("*.json"))  # as they were written before
 
 
 def name_of(path: Path) -> str:
@@ -58,7 +59,7 @@ async def test_the_responder_reads_every_request(path: Path) -> None:
     assert reply_to is None or ReplyPolicy(own=b"predictions", pattern=re.compile(rb".+")).accepts(reply_to)
 
 
-@pytest.mark.parametrize("path", REPLIES, ids=name_of)
+@pytest.mark.parametrize("path", REPLIES + OLDER, ids=name_of)
 def test_the_client_reads_every_reply(path: Path) -> None:
     """Results as predictions, errors as typed errors."""
     outcome = prediction_of(delivery(path, lambda _: True))
@@ -88,11 +89,9 @@ async def test_the_responder_writes_every_reply_byte_for_byte(path: Path) -> Non
     status = parse_cache_status(example["headers"]["cache-status"])
     assert status.encoded.decode() == example["headers"]["cache-status"]
     asked = delivery(EXAMPLES / "requests" / "plain.json", lambda _: True)
-    age = example["headers"].get("age")
+    age = example["headers"]["age"]
     retry = example["headers"].get("retry-after-ms")
-    outcome = Outcome(
-        body.encode(), code, retry_after_ms=retry and int(retry), age_s=age and int(age), status=CacheStatus()
-    )
+    outcome = Outcome(body.encode(), code, retry_after_ms=retry and int(retry), age_s=int(age), status=CacheStatus())
     message = compose(
         asked, outcome, status, model=await served(price), duration_ms=int(example["headers"]["duration-ms"])
     )

@@ -92,4 +92,4 @@ def test_headers_that_are_too_long_are_read_as_absent() -> None:
     reply = Delivery("q", b'{"result":1}', Properties(headers=headers), redelivered=False, tag=1, epoch=1)
     prediction = prediction_of(reply)
     assert isinstance(prediction, Prediction)
-    assert (prediction.age_s, prediction.model, prediction.duration_ms) == (None, "", 0)
+    assert (prediction.age_s, prediction.model, prediction.duration_ms) == (0, "", 0)
