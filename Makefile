@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 
-.PHONY: help setup demo bench soak test test-binaries test-stores fuzz chaos check fmt lock
+.PHONY: help setup demo bench soak test test-binaries test-faults test-stores fuzz chaos check fmt lock
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
@@ -25,6 +25,9 @@ test: setup check  ## everything up, every test that this machine can run
 
 test-binaries: setup  ## the tests that need servers, on installed binaries whatever else is there
 	@$(PY) -m pytest -m servers --servers=binaries $(PYTEST)
+
+test-faults: setup  ## the fault suite in its full form
+	@$(PY) -m pytest --servers --full tests/faults $(PYTEST)
 
 test-stores: setup  ## the tests of the cache and the leases, on Redis 8 and Valkey out of Debian trixie
 	@deploy/stores $(PYTEST)

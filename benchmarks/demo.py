@@ -240,7 +240,7 @@ def main() -> int:
         phases = asyncio.run(run(options.requests, options.zipf_requests))
     except KeyboardInterrupt:
         return 130
-    print(as_json(phases)) if options.json else Console().print(report(phases))
+    print(as_json(phases)) if options.json else Console(width=max(110, console.width)).print(report(phases))
     draw(phases, options.png)
     console.print(f"picture: {options.png}")
     failed = sum(phase.failed for phase in phases)

@@ -85,7 +85,7 @@ class Leading:
         if isinstance(lease, Lease):
             if flight.asked or not work.model.is_busy:  # from here to its permit nothing awaits
                 return await self._lead(work, flight, lease)
-            self._leases.abandon(lease)
+            self._leases.ends.abandon(lease)
             return None
         return await self.outcome(work, flight) if flight.asked else lease
 
@@ -118,7 +118,7 @@ class Leading:
                 outcome = await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:
-                self._leases.abandon(lease)  # unless it was committed
+                self._leases.ends.abandon(lease)  # unless it was committed
         return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=outcome.status.stored))
 
     async def _commit(self, lease: Lease, model: ServedModel, outcome: Outcome) -> Outcome:
@@ -127,17 +127,17 @@ class Leading:
             cool_ms = cool_down_ms(lease.failures) if outcome.code in COOLS else 0
             if outcome.code is Code.UNAVAILABLE:
                 outcome = replace(outcome, retry_after_ms=max(cool_ms, outcome.retry_after_ms or 0))
-            await self._leases.commit_error(lease, encode_error(outcome), cool_ms)
+            await self._leases.ends.commit_error(lease, encode_error(outcome), cool_ms)
             return outcome
         now_ms = self._answers.now_ms()
         # A time to live that is none stays none, and one that is above none never becomes none, or endless.
         ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
         entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)
         if len(entry.body) > self._max_stored_bytes:
-            await self._leases.commit_too_large(lease, entry)
+            await self._leases.ends.commit_too_large(lease, entry)
             return outcome
         kept_ms = round(model.keep_s * 1000) if ttl_ms and outcome.code is None else 0
-        stored = await self._leases.commit(lease, entry, ttl_ms + kept_ms)
+        stored = await self._leases.ends.commit(lease, entry, ttl_ms + kept_ms)
         return replace(outcome, status=CacheStatus(stored=stored))
 
 

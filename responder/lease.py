@@ -17,25 +17,22 @@ from responder.cache import (
     CacheRefused,
     CacheUnavailable,
     Claimed,
-    Commit,
     Entry,
     LeaseStore,
     Place,
     Slot,
     decode_entry,
-    encode_entry,
 )
 from responder.cache.entry import (
     TOKEN_BYTES,
-    cool_down_mark,
     cools_until_ms,
     generation_of,
     is_lease,
     is_unshared,
     lease_mark,
     token_of,
-    unshared_mark,
 )
+from responder.ending import ERROR, HANDED_OVER, VALUE, Endings
 from responder.freshness import is_fresh
 from responder.keeping import Keeper, Lease
 from responder.keys import Key, beside_name
@@ -46,8 +43,6 @@ ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
 ATTEMPTS_KEPT_MS = 3_600_000
 JITTER_S = (0.002, 0.030)
-UNSHARED_MS = 60_000
-VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
 
 
 @dataclass(frozen=True)
@@ -88,8 +83,8 @@ class Leases:
         self._answers = answers
         self._lease_ms = round(lease_s * 1000)
         self._replica = replica or secrets.token_bytes(REPLICA_BYTES)
-        self._sending: set[asyncio.Task[bool]] = set()
         self.keeper = Keeper(store, lease_s, count)
+        self.ends = Endings(store, answers, self.keeper)
         self.waiting = Waiting()
         store.listen(self.waiting.pushed, self.waiting.look_again)
 
@@ -98,8 +93,7 @@ class Leases:
 
     async def close(self) -> None:
         """Send what is still to be said, if the store listens, and stop renewing."""
-        if self._sending:
-            await asyncio.wait(set(self._sending))
+        await self.ends.close()
         await self.keeper.close()
 
     async def acquire(  # noqa: C901 - one branch for each thing that may stand there
@@ -192,7 +186,7 @@ class Leases:
         except CacheRefused:
             raise
         except CacheUnavailable:
-            self._say_it_was_nothing(lease)
+            self.ends.say_it_was_nothing(lease)
             raise
         if claimed.found is None and not claimed.moved:
             return self._lead(lease, on_lease)
@@ -206,7 +200,7 @@ class Leases:
         try:
             claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms, seen)
         except asyncio.CancelledError:
-            self._say_it_was_nothing(lease)
+            self.ends.say_it_was_nothing(lease)
             raise
         lease.attempts, lease.fence, lease.failures = claimed.attempts, claimed.fence, claimed.failures
         return claimed._replace(found=None) if claimed.found == lease.mark else claimed
@@ -217,7 +211,7 @@ class Leases:
         try:
             return await self._store.take_over(lease.place, found, lease.mark, self._lease_ms)
         except asyncio.CancelledError:
-            self._say_it_was_nothing(lease)
+            self.ends.say_it_was_nothing(lease)
             raise
 
     def count_start(self, lease: Lease) -> None:
@@ -225,69 +219,10 @@ class Leases:
         lease.started = True
         self._store.count_attempt(lease.place, lease.attempts + 1, ATTEMPTS_KEPT_MS)
 
-    async def commit(self, lease: Lease, entry: Entry, lives_ms: int) -> bool:
-        """Hand an answer over to those who wait, and keep it for `lives_ms`; False when it was not kept."""
-        value = encode_entry(lease.key.digest, lease.generation, entry)
-        return await self._end(lease, VALUE, value, lives_ms, failures=0) and lives_ms > 0
-
-    async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
-        """Hand over an answer that is too large to be kept. For a while nobody waits for the next one of its key."""
-        value = encode_entry(lease.key.digest, lease.generation, entry)
-        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=0)
-
-    async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
-        """Hand an error over to those who wait, so that they do not try one after the other.
-
-        Args:
-            cool_ms: for how long nobody is to try again; 0 if the next one may.
-        """
-        if cool_ms == 0:
-            await self._end(lease, ERROR, content)
-            return
-        mark = cool_down_mark(self._answers.now_ms() + cool_ms)
-        await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=lease.failures + 1)
-
-    def abandon(self, lease: Lease) -> None:
-        """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
-        if self.keeper.holds(lease):
-            self._say_it_was_nothing(lease)
-
-    def _say_it_was_nothing(self, lease: Lease) -> None:
-        """It goes over the connection on which the lease was claimed, after the claim."""
-        task = asyncio.ensure_future(self._end(lease, NOTHING))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
     def _lead(self, lease: Lease, on_lease: Callable[[bytes, bytes], None]) -> Lease:
         on_lease(lease.generation, lease.token)
         self.keeper.hold(lease)
         return lease
-
-    async def _end(
-        self,
-        lease: Lease,
-        kind: bytes,
-        content: bytes = b"",
-        lives_ms: int = 0,
-        mark: bytes = b"",
-        mark_ms: int = 0,
-        failures: int | None = None,
-    ) -> bool:
-        self.keeper.let_go(lease)
-        if failures == lease.failures == 0:
-            failures = None  # nothing to forget
-        # Of a model that has not started nothing was learnt.
-        clear = lease.started
-        commit = Commit(lease.held, content, lives_ms, kind, lease.key.digest, clear, mark, mark_ms, failures)
-        try:
-            stood = await self._store.commit(commit)
-            return self.keeper.told(stood) if kind != NOTHING else stood
-        except CacheRefused as error:
-            self._answers.went_down(error)
-        except CacheUnavailable as error:
-            self._answers.went_down(error)
-            self.keeper.say_later(commit)
-        return False
 
     async def _follow(self, lease: Lease, mark: bytes) -> Entry | PushedError | None:
         """What the holder of a mark ends with; None when it is time to look again."""

@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["auto", "containers", "binaries"],
         help="run the tests that need RabbitMQ and Redis: on given URLs, in containers, or on installed binaries",
     )
+    parser.addoption("--full", action="store_true", help="give faults the time and the numbers of the full form")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,6 +49,12 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """RabbitMQ and Redis, for the whole session; tests keep apart by their namespaces."""
     with running_servers(request.config.getoption("--servers")) as found:
         yield found
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the full form: `make test-faults`."""
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture

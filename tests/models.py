@@ -20,6 +20,7 @@ class Task(BaseModel):
     number: int
     seconds: float = 0.0
     ending: str = "answer"
+    ttl_s: float | None = None
 
 
 class Done(BaseModel):
@@ -38,13 +39,24 @@ def record(event: str, number: int, *more: object) -> None:
 
 def starters(folder: Path, number: int) -> list[int]:
     """The processes that have started work on a number, in the order of their names."""
-    return [int(path.stem) for path in sorted(folder.glob("*.log")) if f"start {number}\n" in path.read_text()]
+    logs = {path.stem: path.read_text() for path in sorted(folder.glob("*.log"))}
+    return [
+        int(pid)
+        for pid, log in logs.items()
+        if any(line.split()[:2] == ["start", str(number)] for line in log.splitlines())
+    ]
 
 
 def recorded(folder: Path, event: str) -> list[int]:
     """The numbers of all events of one kind, of all processes."""
     lines = [line.split() for path in folder.glob("*.log") for line in path.read_text().splitlines()]
-    return [int(number) for kind, number in lines if kind == event]
+    return [int(number) for kind, number, *_ in lines if kind == event]
+
+
+def record_lines(folder: Path) -> list[tuple[str, int, float]]:
+    """Events with their number and their time, of all processes whose models write it down."""
+    lines = [line.split() for path in folder.glob("*.log") for line in path.read_text().splitlines()]
+    return [(event, int(number), float(at)) for event, number, at in lines]
 
 
 @predictor(name="hung", version="1", timeout_s=5)
@@ -118,3 +130,15 @@ async def chaotic(task: Task) -> Answer[Done]:
     await asyncio.sleep(0.1 + task.number % 4 * 0.1)
     record("finish", task.number, time.monotonic())
     return Answer(Done(square=task.number**2), ttl_s=(0.0, 0.2, 0.5)[task.number % 3])
+
+
+@predictor(name="fresh", version="1", ttl=60, timeout_s=5)
+async def fresh(task: Task) -> Answer[Done]:
+    """As the oracle; it fails on a number for as long as there is a file that says so."""
+    record("start", task.number, time.monotonic())
+    await asyncio.sleep(task.seconds)
+    if os.access(f"{os.environ['ORACLE_FOLDER']}/fail-{task.number}", os.F_OK):
+        record("fail", task.number, time.monotonic())
+        raise Unavailable
+    record("finish", task.number, time.monotonic())
+    return Answer(Done(square=task.number**2), ttl_s=task.ttl_s)

@@ -13,7 +13,7 @@ from responder import Answer, InvalidInput, Unavailable, predictor
 from responder.cache import LeaseStore
 from responder.cache.entry import Entry, decode_entry, encode_entry, generation_of, is_entry
 from responder.cache.memory import MemoryCache
-from responder.explain import decision
+from responder.decision import decision
 from responder.keys import beside_name
 from responder.leading import cool_down_ms
 from responder.messages import Reply, Request

@@ -207,10 +207,10 @@ class Sim:
             self.leads = False
             self.world.end(call)
         if fails:
-            await self.leases.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
+            await self.leases.ends.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
         else:
             now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
-            await self.leases.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
+            await self.leases.ends.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
 
 
 class LeaseMachine(RuleBasedStateMachine):
