@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.cache import Entry, decode_entry, encode_entry
-from responder.cache.entry import generation_of, is_lease, lease_mark, token_of
+from responder.cache.entry import (
+    cool_down_mark,
+    cools_until_ms,
+    generation_of,
+    is_entry,
+    is_lease,
+    is_unshared,
+    lease_mark,
+    token_of,
+    unshared_mark,
+)
+from schemas import Code
 
 ENTRY = Entry(1_000, 6_000, 12, b'{"result":1}')
 DIGEST, OTHER = b"d" * 16, b"e" * 16
@@ -48,7 +59,64 @@ def test_garbage_is_a_miss_and_never_an_exception(value: bytes) -> None:
     assert decode_entry(DIGEST, GENERATION, value) is None
 
 
-@given(st.integers(0, 45))
-def test_a_value_cut_short_in_its_head_is_a_miss(length: int) -> None:
+@given(st.integers(0, 60))
+def test_a_value_cut_short_is_a_miss(length: int) -> None:
     """A head without a body is no answer either."""
-    assert decode_entry(DIGEST, GENERATION, encode_entry(DIGEST, GENERATION, ENTRY)[: min(length, 45)]) is None
+    assert decode_entry(DIGEST, GENERATION, encode_entry(DIGEST, GENERATION, ENTRY)[:length]) is None
+
+
+# What responders of other ages meet in a Redis that they share: frozen.
+GOLDEN = {
+    "answer": (
+        "04"  # format
+        "3c97ceda"  # crc32 of what follows
+        "64646464646464646464646464646464"  # key digest
+        "6767676767676767"  # generation
+        "00000000000003e8"  # stored at
+        "0000000000001770"  # fresh until
+        "0000000c"  # duration
+        "7b22726573756c74223a317d"  # body
+    ),
+    "refusal": (
+        "05"  # format
+        "bcbbaa89"  # crc32 of what follows
+        "64646464646464646464646464646464"  # key digest
+        "6767676767676767"  # generation
+        "00000000000003e8"  # stored at
+        "0000000000001770"  # fresh until
+        "0000000c"  # duration
+        "7b226572726f72223a317d"  # body
+    ),
+    "lease": (
+        "00"  # format
+        "6767676767676767"  # generation
+        "74747474747474747474747474747474"  # token
+    ),
+    "cool-down": (
+        "06"  # format
+        "0000018bcfe56800"  # until
+    ),
+    "unshared": (
+        "07"  # format
+        "6767676767676767"  # generation
+        "74747474747474747474747474747474"  # token
+    ),
+}
+
+
+def test_values_and_marks_are_written_as_ever() -> None:
+    """A change here needs a new first byte."""
+    refusal = Entry(1_000, 6_000, 12, b'{"error":1}', Code.INVALID_ARGUMENT)
+    mark = lease_mark(GENERATION, b"t" * 16)
+    written = {
+        "answer": encode_entry(DIGEST, GENERATION, ENTRY),
+        "refusal": encode_entry(DIGEST, GENERATION, refusal),
+        "lease": mark,
+        "cool-down": cool_down_mark(1_700_000_000_000),
+        "unshared": unshared_mark(mark),
+    }
+    assert {kind: value.hex() for kind, value in written.items()} == GOLDEN
+    assert decode_entry(DIGEST, GENERATION, written["refusal"]) == refusal
+    assert [cools_until_ms(value) for value in written.values()] == [None, None, None, 1_700_000_000_000, None]
+    assert [is_unshared(value) for value in written.values()] == [False] * 4 + [True]
+    assert [is_entry(value) for value in written.values()] == [True, True, False, False, False]
