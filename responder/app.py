@@ -47,6 +47,7 @@ class Responder:
                 one,
                 namespace=self._settings.namespace,
                 max_depth=self._settings.max_depth,
+                max_values=self._settings.max_values,
                 max_reply_bytes=self._settings.max_reply_bytes,
                 stale_s=self._settings.stale_s,
                 keep_s=self._settings.keep_s,

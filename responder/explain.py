@@ -21,7 +21,7 @@ from responder.freshness import is_fresh
 from responder.keys import Key, Keyring, beside_name, fingerprint
 from responder.lease import REPLICA_BYTES
 from responder.predictor import Predictor
-from responder.reading import read_input
+from responder.reading import MAX_VALUES, read_input
 from schemas import NO_DIRECTIVES, Directives
 from schemas.canonical import canonical_bytes
 
@@ -94,6 +94,7 @@ async def explain(
     tenant: bytes,
     *,
     max_depth: int,
+    max_values: int = MAX_VALUES,
     directives: Directives = NO_DIRECTIVES,
     stale_s: float = 0.0,
 ) -> Explanation:
@@ -106,7 +107,7 @@ async def explain(
     Raises:
         Refused, NotCanonical: the input is not valid.
     """
-    canonical = canonical_bytes(read_input(body, predictor.input_type, max_depth=max_depth))
+    canonical = canonical_bytes(read_input(body, predictor.input_type, max_depth=max_depth, max_values=max_values))
     keyring = Keyring(
         namespace=namespace,
         model=predictor.name,

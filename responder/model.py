@@ -13,7 +13,7 @@ from responder.keys import Key, Keyring, Memo, fingerprint
 from responder.logs import logger
 from responder.messages import Outcome, Request
 from responder.predictor import Predictor
-from responder.reading import Refused, read_input
+from responder.reading import MAX_VALUES, Refused, read_input
 from schemas import Code, encode_failure, encode_result
 from schemas.canonical import NotCanonical, canonical_bytes
 
@@ -32,7 +32,7 @@ class ServedModel:
     Args:
         predictor: what its owner wrote.
         namespace: see `Keyring`.
-        max_depth: of the JSON of an input.
+        max_depth, max_values: of the JSON of an input.
         max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
         stale_s, keep_s: what holds where the predictor says nothing; see `predictor`.
         on_call: told of every model call that ended.
@@ -44,6 +44,7 @@ class ServedModel:
         *,
         namespace: str,
         max_depth: int,
+        max_values: int = MAX_VALUES,
         max_reply_bytes: int,
         stale_s: float = 0.0,
         keep_s: float = 0.0,
@@ -57,6 +58,7 @@ class ServedModel:
         self.is_loaded = False
         self._namespace = namespace
         self._max_depth = max_depth
+        self._max_values = max_values
         self._max_reply_bytes = max_reply_bytes
         self._execution = execution_of(predictor)
         self._on_call = on_call
@@ -106,7 +108,7 @@ class ServedModel:
         Raises:
             Refused: 400 INVALID_ARGUMENT.
         """
-        return read_input(body, self.predictor.input_type, max_depth=self._max_depth)
+        return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
 
     def key_of(self, request: Request) -> Key:
         """The key of a request's answer.

@@ -14,7 +14,7 @@ from responder.cache.redis import RedisCache, UnsuitableCache
 from responder.explain import Explanation, explain
 from responder.keys import DIGEST_BYTES, generation_name, value_name
 from responder.predictor import Predictor
-from responder.reading import Refused
+from responder.reading import MAX_VALUES, Refused
 from responder.settings import Settings
 from schemas import NO_DIRECTIVES, Directives, parse_cache_control
 from schemas.canonical import NotCanonical
@@ -65,6 +65,7 @@ class Operator:
         tenant: bytes,
         *,
         max_depth: int,
+        max_values: int = MAX_VALUES,
         directives: Directives = NO_DIRECTIVES,
         stale_s: float = 0.0,
     ) -> Explanation:
@@ -76,6 +77,7 @@ class Operator:
             body,
             tenant,
             max_depth=max_depth,
+            max_values=max_values,
             directives=directives,
             stale_s=stale_s,
         )
@@ -117,6 +119,7 @@ async def explained(
                 body,
                 tenant,
                 max_depth=settings.max_depth,
+                max_values=settings.max_values,
                 directives=directives,
                 stale_s=settings.stale_s,
             )

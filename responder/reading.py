@@ -1,10 +1,11 @@
 """From raw body bytes to a validated input. Everything that is wrong with a body is found here, cheaply."""
 
 import re
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from schemas import Code
 
@@ -15,6 +16,8 @@ _RUNS = re.compile(rb"\[+|\]+")
 _OPEN = ord("[")
 _FEW_RUNS = 20_000
 _MAX_DETAILS = 20
+MAX_VALUES = 32_768
+_MANY, _FEW = 1_000, 10
 
 
 class Refused(Exception):
@@ -27,12 +30,18 @@ class Refused(Exception):
         self.details = details or {}
 
 
-def read_input(body: bytes, model: type[BaseModel], *, max_depth: int) -> BaseModel:
+def read_input(body: bytes, model: type[BaseModel], *, max_depth: int, max_values: int = MAX_VALUES) -> BaseModel:
     """Parse and validate a body.
+
+    Args:
+        max_depth: of its nesting.
+        max_values: how many JSON values it may hold; their number, more than its bytes, is what a body costs.
 
     Raises:
         Refused: 400 INVALID_ARGUMENT, with the fields at fault in its details.
     """
+    if has_more_values_than(body, max_values):
+        raise Refused(Code.INVALID_ARGUMENT, f"the body holds more than {max_values} values")
     if is_deeper_than(body, max_depth):
         raise Refused(Code.INVALID_ARGUMENT, f"the body is nested more than {max_depth} deep")
     try:
@@ -43,21 +52,53 @@ def read_input(body: bytes, model: type[BaseModel], *, max_depth: int) -> BaseMo
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _schema_refusal(error) from None
+        raise _schema_refusal(error, body, model) from None
 
 
-def _schema_refusal(error: ValidationError) -> Refused:
+def _schema_refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Refused:
+    count = error.error_count()
+    if count > _MANY:  # to list them all costs more than to find them, so those of a part of the body are listed
+        try:
+            model.model_validate_json(to_json(_beginning_of(from_json(body))))
+        except ValidationError as of_the_beginning:
+            error = of_the_beginning
+        if error.error_count() > _MANY:
+            return Refused(Code.INVALID_ARGUMENT, f"{count} fields do not fit the schema")
     problems = [
         {"field": ".".join(map(str, one["loc"])), "problem": one["msg"]}
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return Refused(
         Code.INVALID_ARGUMENT,
         f"{first['field'] or 'body'}: {first['problem']}{more}",
         {"fields": problems[:_MAX_DETAILS]},
     )
+
+
+def _beginning_of(value: Any) -> Any:
+    """A JSON value with no more of each list and object than a person would look at."""
+    if isinstance(value, list):
+        return [_beginning_of(item) for item in value[:_FEW]]
+    if isinstance(value, dict):
+        return {name: _beginning_of(item) for name, item in islice(value.items(), _FEW)}
+    return value
+
+
+def has_more_values_than(body: bytes, max_values: int) -> bool:
+    """Whether JSON holds more than so many values, found without parsing it. Broken JSON may be called so or not."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") < max_values:
+        return False
+    if body.count(b'"') - body.count(rb"\"") > 4 * max_values:  # a value and its name have four quotes
+        return True
+    bare = _STRINGS.sub(b"", _unescaped(body))
+    return bare.count(b",") + bare.count(b"[") + bare.count(b"{") >= max_values
+
+
+def _unescaped(body: bytes) -> bytes:
+    """Without escapes a quote is a quote."""
+    return body.replace(rb"\\", b"").replace(rb"\"", b"")
 
 
 def is_deeper_than(body: bytes, max_depth: int) -> bool:
@@ -68,9 +109,9 @@ def is_deeper_than(body: bytes, max_depth: int) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
-    # Without escapes a quote is a quote. Two quotes side by side are an empty string, or the end of one and the
-    # beginning of the next: either way what is inside stays inside.
-    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE)
+    # Two quotes side by side are an empty string, or the end of one and the beginning of the next: either way what is
+    # inside stays inside.
+    unescaped = _unescaped(body).translate(_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE)
     brackets = _STRINGS.sub(b"", unescaped.replace(b'""', b""))
     removed = 0
     while brackets.count(b"[]") > _FEW_RUNS:

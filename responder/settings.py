@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from responder.answer import MAX_TTL_S
+from responder.reading import MAX_VALUES
 
 _PREFIX = "RESPONDER_"
 
@@ -49,6 +50,8 @@ class Settings(BaseSettings):
     max_reply_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 4 * 2**20
     max_stored_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 2**20
     max_depth: Annotated[int, Field(ge=1, le=128)] = 64
+    # Of an input: what a value costs to read, not what a byte costs, keeps the event loop from its other work.
+    max_values: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_VALUES
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     queue_type: Literal["quorum", "classic"] = "quorum"
