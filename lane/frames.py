@@ -300,6 +300,7 @@ def encode_content(
     if fields:
         flags |= 0x2000
         parts += (_U32.pack(len(fields)), fields)
+    parts.append(template.mode)
     if correlation_id is not None:
         flags |= 0x0400
         parts.append(short(correlation_id))

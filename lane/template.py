@@ -20,12 +20,13 @@ class Template:
 
     Args:
         content_type, content_encoding, reply_to, type, user_id: the basic properties of these names; None means absent.
+        persistent: `delivery_mode` 2: in a durable queue it outlives the broker.
 
     Raises:
         ValueError: one has more than 255 octets.
     """
 
-    __slots__ = ("flags", "head", "reply_to", "tail")
+    __slots__ = ("flags", "head", "mode", "reply_to", "tail")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Template:
         reply_to: bytes | None = None,
         type: bytes | None = None,
         user_id: bytes | None = None,
+        persistent: bool = False,
     ) -> None:
         named = (
             (0x8000, content_type),
@@ -43,7 +45,8 @@ class Template:
             (0x0020, type),
             (0x0010, user_id),
         )
-        self.flags = sum(flag for flag, value in named if value is not None)
+        self.mode = b"\x02" if persistent else b""
+        self.flags = sum(flag for flag, value in named if value is not None) | (0x1000 if persistent else 0)
         self.head = b"".join(short(value) for value in (content_type, content_encoding) if value is not None)
         self.reply_to = b"" if reply_to is None else short(reply_to)
         self.tail = b"".join(short(value) for value in (type, user_id) if value is not None)

@@ -24,7 +24,9 @@ class RequestWriter:
 
     def __init__(self, *, namespace: str, reply_to: str) -> None:
         self._queue_prefix = f"{namespace}predictions."
-        self._template = Template(content_type=b"application/json", reply_to=reply_to.encode(), type=b"call")
+        self._template = Template(
+            content_type=b"application/json", reply_to=reply_to.encode(), type=b"call", persistent=True
+        )
         self._routing_keys: dict[str, bytes] = {}
 
     def message(

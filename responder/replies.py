@@ -11,7 +11,8 @@ from responder.wire import DIRECT_PREFIXES, JSON
 from schemas import CacheStatus
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
-_RESULT, _ERROR = Template(content_type=JSON, type=b"result"), Template(content_type=JSON, type=b"error")
+# Persistent: in a requester's durable queue a reply outlives the broker; its request was acknowledged for it.
+_RESULT, _ERROR = (Template(content_type=JSON, type=kind, persistent=True) for kind in (b"result", b"error"))
 _LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
 
 

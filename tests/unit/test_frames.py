@@ -28,7 +28,7 @@ properties = st.builds(
 _KEEP = (frames.BASIC_DELIVER, frames.BASIC_RETURN, frames.BASIC_ACK, frames.BASIC_NACK)
 
 
-def written(channel: int, given: Properties, content: bytes, frame_max: int) -> bytes:
+def written(channel: int, given: Properties, content: bytes, frame_max: int, *, persistent: bool = False) -> bytes:
     """A message with these properties, as the outbox writes it."""
     template = Template(
         content_type=given.content_type,
@@ -36,6 +36,7 @@ def written(channel: int, given: Properties, content: bytes, frame_max: int) -> 
         reply_to=given.reply_to,
         type=given.type,
         user_id=given.user_id,
+        persistent=persistent,
     )
     return encode_content(
         channel,
@@ -49,7 +50,7 @@ def written(channel: int, given: Properties, content: bytes, frame_max: int) -> 
     )
 
 
-def theirs(given: Properties) -> commands.Basic.Properties:
+def theirs(given: Properties, *, persistent: bool = False) -> commands.Basic.Properties:
     """The same in pamqp's words."""
 
     def text(value: bytes | None) -> str | None:
@@ -64,14 +65,17 @@ def theirs(given: Properties) -> commands.Basic.Properties:
         expiration=text(given.expiration),
         message_type=text(given.type),
         user_id=text(given.user_id),
+        delivery_mode=2 if persistent else None,
         headers={name.decode(): value.decode() for name, value in given.headers.items() if value is not None} or None,
     )
 
 
-@given(properties, st.binary(max_size=3000), st.integers(1024, 4096))
-def test_pamqp_reads_what_we_write(given: Properties, content: bytes, frame_max: int) -> None:
+@given(properties, st.binary(max_size=3000), st.integers(1024, 4096), st.booleans())
+def test_pamqp_reads_what_we_write(given: Properties, content: bytes, frame_max: int, persistent: bool) -> None:  # noqa: FBT001
     """A publish, its header and its body frames, none larger than agreed."""
-    stream = encode_publish(7, b"ex", b"key", mandatory=True) + written(7, given, content, frame_max)
+    stream = encode_publish(7, b"ex", b"key", mandatory=True) + written(
+        7, given, content, frame_max, persistent=persistent
+    )
     received = []
     while stream:
         count, channel, frame = pamqp.frame.unmarshal(stream)
@@ -83,7 +87,7 @@ def test_pamqp_reads_what_we_write(given: Properties, content: bytes, frame_max:
     assert (method.exchange, method.routing_key, method.mandatory) == ("ex", "key", True)
     assert isinstance(head, header.ContentHeader)
     assert head.body_size == len(content)
-    assert dict(head.properties) == dict(theirs(given))
+    assert dict(head.properties) == dict(theirs(given, persistent=persistent))
     assert b"".join(part.value for _, _, part in parts if isinstance(part, body.ContentBody)) == content
     assert all(count <= frame_max for count, _, _ in received[2:])
 
