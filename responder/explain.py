@@ -155,7 +155,7 @@ async def explain(
         leader=_leader(value, left_ms),
         refresher=_leader(refresh, refresh_left_ms),
         failures=int(failures or 0),
-        attempts=sum(int(count or 0) for count in attempts),
+        attempts=sum(len(starts or b"") // REPLICA_BYTES for starts in attempts),
         waiting=waiting,
         **facts,
     )

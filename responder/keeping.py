@@ -23,7 +23,7 @@ class Lease:
 
     Args:
         generation: of the model, when the lease was claimed.
-        attempts: how often the model was started in this place before and never came to an end.
+        starts: other replicas in which the model was started in this place before and never came to an end.
         fence: of the key; should it change, the lease ends in vain.
         failures: how often in a row the model has failed on this input.
         started: whether the model was started under this lease.
@@ -33,7 +33,7 @@ class Lease:
     place: Place
     mark: bytes
     generation: bytes
-    attempts: int = 0
+    starts: tuple[bytes, ...] = ()
     fence: bytes = b""
     failures: int = 0
     started: bool = False

@@ -45,8 +45,13 @@ def value_name(prefix: str, digest: bytes) -> str:
 
 
 def beside_name(name: str, suffix: str) -> str:
-    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `av` and `ar` attempts, `x` the fence."""
+    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `av` and `ar` starts, `x` the fence."""
     return f"{name[:-1]}{suffix}"
+
+
+def deaths_name(name: str) -> str:
+    """Where the deaths of replicas are written down, in the namespace of this value."""
+    return f"{name.partition('{')[0]}deaths"
 
 
 def generation_name(namespace: str, model: str) -> str:

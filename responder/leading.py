@@ -10,7 +10,7 @@ from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry
 from responder.flight import Flight
 from responder.freshness import hit
 from responder.keeping import Lease
-from responder.lease import Cooling, Leases, PushedError
+from responder.lease import MAX_STARTS, Cooling, Leases, PushedError
 from responder.logs import logger
 from responder.messages import Outcome, Request, decode_error, encode_error
 from responder.model import ServedModel, failure
@@ -19,7 +19,6 @@ from schemas import CacheStatus, Code
 
 log = logger(__name__)
 
-MAX_ATTEMPTS = 3
 TTL_JITTER = (0.9, 1.1)  # what was stored together does not expire together
 COOL_DOWN_MS = (250, 8_000)  # after the first failure in a row, doubled by each further one up to the last
 COOLS = frozenset({Code.UNAVAILABLE, Code.MODEL_ERROR, Code.MODEL_OUTPUT_INVALID, Code.DEADLINE_EXCEEDED})
@@ -107,11 +106,12 @@ class Leading:
                 self._leases.count_start(lease)
 
         try:
-            if lease is not None and lease.attempts >= MAX_ATTEMPTS:
+            # From here to its permit a call awaits nothing, unless it is a suspect.
+            suspect = lease is not None and len(lease.starts) >= MAX_STARTS - 1
+            if suspect and lease is not None and await self._leases.is_guilty(lease):
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
-                outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {MAX_ATTEMPTS} times")
+                outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {len(lease.starts)} times")
             else:
-                suspect = lease is not None and lease.attempts >= MAX_ATTEMPTS - 1
                 async with self._alone if suspect else nullcontext():
                     outcome = await work.model.answer(work.body, start)
             if lease is not None:

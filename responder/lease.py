@@ -41,7 +41,9 @@ from responder.waiting import Waiting
 REPLICA_BYTES = 8
 ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
-ATTEMPTS_KEPT_MS = 3_600_000
+STARTS_KEPT_MS = 3_600_000
+DEATHS_COUNT_MS = 600_000  # how long ago a death may be to cast doubt on the guilt of an input
+MAX_STARTS, MAX_STARTS_IN_DOUBT = 3, 6
 JITTER_S = (0.002, 0.030)
 
 
@@ -202,26 +204,47 @@ class Leases:
         except asyncio.CancelledError:
             self.ends.say_it_was_nothing(lease)
             raise
-        lease.attempts, lease.fence, lease.failures = claimed.attempts, claimed.fence, claimed.failures
+        lease.starts = tuple(one for one in claimed.starts if one != self._replica)  # we are alive
+        lease.fence, lease.failures = claimed.fence, claimed.failures
         return claimed._replace(found=None) if claimed.found == lease.mark else claimed
 
     async def _take_over(self, lease: Lease, found: bytes) -> bool:
         if is_lease(found):
-            lease.attempts = max(0, lease.attempts - 1)  # its holder's own start, which may well come to an end
+            holder = token_of(found)[:REPLICA_BYTES]  # whose start may well come to an end
+            lease.starts = tuple(one for one in lease.starts if one != holder)
         try:
             return await self._store.take_over(lease.place, found, lease.mark, self._lease_ms)
         except asyncio.CancelledError:
             self.ends.say_it_was_nothing(lease)
             raise
 
+    async def is_guilty(self, lease: Lease) -> bool:
+        """Whether this input has killed its processes, three times, as far as that can be known.
+
+        A process that was killed from outside takes with it what it was working on, innocent as that may be. Where
+        others have died too, without this input, it takes twice as many deaths to tell.
+        """
+        if len(lease.starts) < MAX_STARTS:
+            return False
+        if len(lease.starts) >= MAX_STARTS_IN_DOUBT:
+            return True
+        try:
+            deaths = await self._store.deaths(lease.key.name, self._answers.now_ms() - DEATHS_COUNT_MS)
+        except CacheUnavailable as error:
+            self._answers.went_down(error)
+            return False
+        return deaths <= set(lease.starts)
+
     def count_start(self, lease: Lease) -> None:
         """The model starts: should it take its process with it, the next one who leads knows."""
         lease.started = True
-        self._store.count_attempt(lease.place, lease.attempts + 1, ATTEMPTS_KEPT_MS)
+        self._store.write_starts(lease.place, (*lease.starts, self._replica), STARTS_KEPT_MS)
 
     def _lead(self, lease: Lease, on_lease: Callable[[bytes, bytes], None]) -> Lease:
         on_lease(lease.generation, lease.token)
         self.keeper.hold(lease)
+        if lease.starts:
+            self._store.write_deaths(lease.key.name, lease.starts, self._answers.now_ms())
         return lease
 
     async def _follow(self, lease: Lease, mark: bytes) -> Entry | PushedError | None:

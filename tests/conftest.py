@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from deploy.found import Servers
+from tests.books import Report
 from tests.real import running_servers, source_of
 
 _COUNTER = itertools.count(1)
@@ -49,6 +50,22 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """RabbitMQ and Redis, for the whole session; tests keep apart by their namespaces."""
     with running_servers(request.config.getoption("--servers")) as found:
         yield found
+
+
+_ROWS: list[tuple[str, dict[str, object]]] = []
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """Puts a row of counters into the table that the session ends with."""
+    return lambda name, row: _ROWS.append((name, row))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _ROWS:
+        terminalreporter.section("counters")
+    for name, row in _ROWS:
+        terminalreporter.write_line(f"{name}: " + ", ".join(f"{what} {value}" for what, value in row.items()))
 
 
 @pytest.fixture

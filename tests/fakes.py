@@ -83,6 +83,7 @@ class BrokenCache:
 
     def __init__(self, inner: MemoryCache | None = None) -> None:
         self.is_down = False
+        self.forgets_deaths = False
         self.asked = 0
         self._inner = inner or MemoryCache()
 
@@ -132,10 +133,22 @@ class BrokenCache:
         self._check()
         return await self._inner.fence(name)
 
-    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
         """As the inner cache, or not at all."""
         if not self.is_down:
-            self._inner.count_attempt(place, attempts, keep_ms)
+            self._inner.write_starts(place, replicas, keep_ms)
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        """As the inner cache, or not at all."""
+        if not self.is_down:
+            self._inner.write_deaths(name, replicas, at_ms)
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        """As the inner cache, or not at all."""
+        self._check()
+        if self.forgets_deaths:
+            raise CacheUnavailable("just now")
+        return await self._inner.deaths(name, since_ms)
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """As the inner cache."""

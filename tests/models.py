@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -53,10 +54,24 @@ def recorded(folder: Path, event: str) -> list[int]:
     return [int(number) for kind, number, *_ in lines if kind == event]
 
 
-def record_lines(folder: Path) -> list[tuple[str, int, float]]:
-    """Events with their number and their time, of all processes whose models write it down."""
-    lines = [line.split() for path in folder.glob("*.log") for line in path.read_text().splitlines()]
-    return [(event, int(number), float(at)) for event, number, at in lines]
+class Event(NamedTuple):
+    """What a process's model has written down, with the machine's monotonic clock."""
+
+    pid: int
+    kind: str
+    number: int
+    at: float
+
+
+def events(folder: Path, kind: str) -> list[Event]:
+    """All events of one kind, of all processes whose models write the time down, in their order."""
+    found = []
+    for path in folder.glob("*.log"):
+        for line in path.read_text().splitlines():
+            what, number, at = line.split()
+            if what == kind:
+                found.append(Event(int(path.stem), kind, int(number), float(at)))
+    return sorted(found, key=lambda event: event.at)
 
 
 @predictor(name="hung", version="1", timeout_s=5)

@@ -12,9 +12,9 @@ from typing import Self
 from responder.cache.entry import FENCE_BYTES, is_entry, token_of
 from responder.cache.port import Claimed, Commit, Held, Place, Slot, attempts_name, slot_name
 from responder.cache.scripts import FAILURES_KEPT_MS, HANDED_OVER_MS, PUSH_MAX_BYTES, SEEN_BYTES
-from responder.keys import beside_name
+from responder.keys import beside_name, deaths_name
 
-FENCED_MS = 3_600_000
+FENCED_MS = DEATHS_KEPT_MS = 3_600_000
 
 
 class MemoryCache:
@@ -31,6 +31,7 @@ class MemoryCache:
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._bytes = 0
         self._waiting: dict[str, set[MemoryCache]] = {}
+        self._deaths: dict[str, dict[bytes, int]] = {}
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._shared = self
 
@@ -69,8 +70,8 @@ class MemoryCache:
             shared._set(slot, mark, lease_ms)
             shared._stays(place, lease_ms)
         names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xf")
-        attempts, fence, failures = map(shared._get, names)
-        return Claimed(found, int(attempts or 0), fence or b"", int(failures or 0), left_ms=left_ms)
+        starts, fence, failures = map(shared._get, names)
+        return Claimed(found, ids_in(starts), fence or b"", int(failures or 0), left_ms=left_ms)
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         found = self._shared._get(slot_name(place))
@@ -134,8 +135,15 @@ class MemoryCache:
             shared._drop(beside_name(name, suffix))
         return before is not None and is_entry(before)
 
-    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
-        self._shared._set(attempts_name(place), b"%d" % attempts, keep_ms)
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
+        self._shared._set(attempts_name(place), b"".join(replicas), keep_ms)
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        self._shared._deaths.setdefault(deaths_name(name), {}).update(dict.fromkeys(replicas, at_ms))
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        deaths = self._shared._deaths.get(deaths_name(name), {})
+        return {replica for replica, at_ms in deaths.items() if at_ms >= since_ms}
 
     def _is_fenced_by(self, place: Place, fence: bytes) -> bool:
         return (self._shared._get(beside_name(place.name, "x")) or b"") == fence
@@ -189,3 +197,8 @@ class MemoryCache:
         kept = self._values.pop(name, None)
         if kept is not None:
             self._bytes -= len(name) + len(kept[0])
+
+
+def ids_in(written: bytes | None) -> tuple[bytes, ...]:
+    """The identifiers of replicas, 8 bytes each, that were written one after the other."""
+    return tuple((written or b"")[at : at + 8] for at in range(0, len(written or b""), 8))

@@ -41,7 +41,7 @@ def slot_name(place: Place) -> str:
 
 
 def attempts_name(place: Place) -> str:
-    """Where the attempts of a place are counted."""
+    """Where the starts of the model for a place are written down."""
     return beside_name(place.name, f"a{place.slot.value}")
 
 
@@ -50,7 +50,7 @@ class Claimed(NamedTuple):
 
     Args:
         found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
-        attempts: how often the model was started for this place and did not come to an end.
+        starts: the replicas in which the model was started for this place and did not come to an end.
         fence: what the last invalidation of the key has left; whoever had claimed before it can end no lease.
         failures: how often in a row the model has failed on this input.
         moved: nothing was claimed, because the value is not any more the one that was to be refreshed.
@@ -58,7 +58,7 @@ class Claimed(NamedTuple):
     """
 
     found: bytes | None
-    attempts: int = 0
+    starts: tuple[bytes, ...] = ()
     fence: bytes = b""
     failures: int = 0
     moved: bool = False
@@ -162,8 +162,14 @@ class LeaseStore(Cache, Protocol):
     async def fence(self, name: str) -> bool:
         """Make an answer a miss, and have whoever works on it now end in vain; whether a value was there."""
 
-    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
-        """Write down, before our next step, how often the model was started for a place. It is not waited for."""
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
+        """Write down, before our next step, where the model was started for a place. It is not waited for."""
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        """Write down which replicas seem to have died, in the namespace of this answer. It is not waited for."""
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        """Which replicas of the namespace seem to have died since then."""
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Say who is told what commits push, and who is told when pushes may have been missed."""

@@ -10,10 +10,10 @@ from typing import Any, Self
 from responder.cache import scripts
 from responder.cache.entry import FENCE_BYTES, is_entry
 from responder.cache.link import RedisLink, Subscription
-from responder.cache.memory import FENCED_MS
+from responder.cache.memory import DEATHS_KEPT_MS, FENCED_MS, ids_in
 from responder.cache.port import CacheRefused, Claimed, Commit, Held, Place, Slot, attempts_name, slot_name
 from responder.cache.scripts import SEEN_BYTES, Script
-from responder.keys import beside_name
+from responder.keys import beside_name, deaths_name
 from responder.logs import logger
 
 log = logger(__name__)
@@ -112,8 +112,8 @@ class RedisCache:
                 raise
         if isinstance(found, list):
             found, left_ms = found or (None, 0)
-        attempts, fence, failures = await beside
-        return Claimed(found, _number(attempts), fence or b"", _number(failures), left_ms == -1, max(0, left_ms))
+        starts, fence, failures = await beside
+        return Claimed(found, ids_in(starts), fence or b"", _number(failures), left_ms == -1, max(0, left_ms))
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         return bool(await self._run(scripts.TAKE_OVER, [slot_name(place)], seen[:SEEN_BYTES], mark, lease_ms))
@@ -171,9 +171,19 @@ class RedisCache:
         _, before, _ = [await one for one in asked]
         return before is not None and is_entry(before)
 
-    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
         # A process that dies now has said it: what is in the socket arrives.
-        self._link.tell("SET", attempts_name(place), attempts, "PX", keep_ms)
+        self._link.tell("SET", attempts_name(place), b"".join(replicas), "PX", keep_ms)
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        deaths = deaths_name(name)
+        self._link.tell("ZADD", deaths, *(item for one in replicas for item in (at_ms, one)))
+        self._link.tell("PEXPIRE", deaths, DEATHS_KEPT_MS)
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        deaths = deaths_name(name)
+        self._link.tell("ZREMRANGEBYSCORE", deaths, "-inf", f"({since_ms}")
+        return set(await self._link.ask("ZRANGEBYSCORE", deaths, since_ms, "+inf"))
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap

@@ -66,9 +66,9 @@ def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: b
 async def test_one_of_all_who_claim_leads(stores: Both, place: Place) -> None:
     """The others find its mark; who repeats a claim finds its own, so that a lost reply costs nothing."""
     one, other = stores
-    assert await one.claim(place, OURS, 5000) == Claimed(None, 0)
-    assert await other.claim(place, THEIRS, 5000) == Claimed(OURS, 0)
-    assert await one.claim(place, OURS, 5000) == Claimed(OURS, 0)
+    assert await one.claim(place, OURS, 5000) == Claimed(None)
+    assert await other.claim(place, THEIRS, 5000) == Claimed(OURS)
+    assert await one.claim(place, OURS, 5000) == Claimed(OURS)
 
 
 async def test_a_lease_ends_by_itself(stores: Both, place: Place) -> None:
@@ -90,7 +90,7 @@ async def test_a_value_is_stored_and_pushed_to_those_who_registered(stores: Both
     assert await one.commit(ending(place))
     assert await other.get_many([place.name]) == [b"value"]
     await until(lambda: heard.pushes == [b"V" + DIGEST + b"o" * 16 + b"value"])
-    assert await other.claim(place, THEIRS, 5000) == Claimed(b"value", 0)
+    assert await other.claim(place, THEIRS, 5000) == Claimed(b"value")
     assert silent.pushes == []
 
 
@@ -180,7 +180,7 @@ async def test_a_key_that_was_invalidated_ends_every_lease_that_was_claimed_befo
     for where in (place, beside):
         await one.claim(where, OURS, 60_000)
         await other.register(where, OURS, 60_000)
-        one.count_attempt(where, 2, 60_000)
+        one.write_starts(where, [b"replica1", b"replica2"], 60_000)
     assert not await other.fence(place.name)
     assert await one.renew([Held(place, OURS, b""), Held(beside, OURS, b"")], 5000) == [False, False]
     assert not await one.commit(ending(place))
@@ -188,7 +188,7 @@ async def test_a_key_that_was_invalidated_ends_every_lease_that_was_claimed_befo
     assert await other.get_many([place.name]) == [None]
     assert heard.pushes == []
     claimed = await other.claim(place, OURS, 5000)
-    assert (claimed.found, claimed.attempts, len(claimed.fence)) == (None, 0, 8)
+    assert (claimed.found, claimed.starts, len(claimed.fence)) == (None, (), 8)
     assert await other.renew([Held(place, OURS, claimed.fence)], 5000) == [True]
     assert await other.commit(ending(place, ANSWER, fence=claimed.fence))
     assert await one.fence(place.name)
@@ -285,22 +285,34 @@ async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place:
     """And beyond it when the end says nothing about the input."""
     one, other = stores
     await one.claim(place, OURS, 60_000)
-    one.count_attempt(place, 2, 60_000)
-    assert (await one.claim(place, OURS, 5000)).attempts == 2
+    one.write_starts(place, [b"replica1", b"replica2"], 60_000)
+    assert (await one.claim(place, OURS, 5000)).starts == (b"replica1", b"replica2")
     await one.commit(ending(place, ttl_ms=0, clear_attempts=False))
-    assert (await other.claim(place, OURS, 5000)).attempts == 2
+    assert (await other.claim(place, OURS, 5000)).starts == (b"replica1", b"replica2")
     await one.commit(ending(place, ttl_ms=0))
-    assert (await other.claim(place, OURS, 5000)).attempts == 0
+    assert (await other.claim(place, OURS, 5000)).starts == ()
 
 
 async def test_who_comes_too_late_has_come_to_an_end_as_well(stores: Both, place: Place) -> None:
     """An input whose leaders are slow, and fenced one after the other, is none that kills them."""
     one, other = stores
     await one.claim(place, OURS, 60_000)
-    one.count_attempt(place, 2, 60_000)
+    one.write_starts(place, [b"replica1", b"replica2"], 60_000)
     await other.put(place.name, THEIRS, 60_000)
     assert not await one.commit(ending(place))
-    assert await other.claim(place, THEIRS, 5000) == Claimed(THEIRS, 0)
+    assert await other.claim(place, THEIRS, 5000) == Claimed(THEIRS)
+
+
+async def test_deaths_of_replicas_are_remembered_for_a_while(stores: Both, place: Place) -> None:
+    """Once each, for everybody in the namespace; those of long ago no more."""
+    one, other = stores
+    one.write_deaths(place.name, [b"replica1"], 1_000)
+    one.write_deaths(place.name, [b"replica2", b"replica3"], 5_000)
+    await one.get_many([place.name])
+    assert await other.deaths(place.name, 1_000) == {b"replica1", b"replica2", b"replica3"}
+    other.write_deaths(place.name, [b"replica2"], 9_000)
+    assert await other.deaths(place.name, 5_001) == {b"replica2"}
+    assert await one.deaths(f"elsewhere.{place.name}", 0) == set()
 
 
 async def test_all_settle_on_one_value(stores: Both, place: Place) -> None:
@@ -412,6 +424,6 @@ async def test_a_user_who_may_not_use_client_gets_the_replies_that_are_his(tmp_p
             place = Place("{a}:v", Slot.VALUE)
             await cache.put(place.name, b"value", 60_000)
             for attempts in range(5):
-                cache.count_attempt(place, attempts, 60_000)
+                cache.write_starts(place, [b"replica1"] * attempts, 60_000)
                 assert await cache.get_many([place.name, "none"]) == [b"value", None]
-                assert (await cache.claim(place, OURS, 5000)).attempts == attempts
+                assert len((await cache.claim(place, OURS, 5000)).starts) == attempts

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.found import Servers
 from producer import PredictionClient, PredictionError
-from tests.models import Task, record_lines
+from tests.models import Task, events
 from tests.real import replicas
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
@@ -51,8 +51,8 @@ async def test_a_hot_key_never_waits_for_its_model_after_the_first_answer(
                     asked.create_task(ask(client))
     assert waited == {"miss": 1, "hit": seconds * PER_SECOND}
     assert worst_s < MODEL_S / 2
-    calls = sorted(at for event, _, at in record_lines(tmp_path) if event == "start")
-    ends = sorted(at for event, _, at in record_lines(tmp_path) if event == "finish")
+    calls = [event.at for event in events(tmp_path, "start")]
+    ends = [event.at for event in events(tmp_path, "finish")]
     assert len(calls) >= seconds / TTL_S / 1.1
     for end, following in zip(ends, calls[1:], strict=False):
         assert following - end > SHORTEST_LIFE_S - EARLY_S - 0.1, "called before the early refresh was due"
@@ -90,7 +90,7 @@ async def test_while_the_model_fails_old_answers_are_given_to_those_who_take_the
                 assert error.value.retry_after_s is not None
                 assert 0 < error.value.retry_after_s <= 8
                 refused += 1
-            failed = [at for event, _, at in record_lines(tmp_path) if event == "fail"]
+            failed = [event.at for event in events(tmp_path, "fail")]
             (tmp_path / "fail-1").unlink()
             async with asyncio.timeout(10):
                 while (

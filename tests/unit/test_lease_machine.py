@@ -80,8 +80,14 @@ class Wire:
     async def fence(self, name: str) -> bool:
         return await self._over(lambda: self._store.fence(name))
 
-    def count_attempt(self, place: Place, attempts: int, keep_ms: int) -> None:
-        self._store.count_attempt(place, attempts, keep_ms)
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
+        self._store.write_starts(place, replicas, keep_ms)
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        self._store.write_deaths(name, replicas, at_ms)
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        return await self._over(lambda: self._store.deaths(name, since_ms))
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         def pushed(push: bytes) -> None:
