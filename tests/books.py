@@ -183,10 +183,12 @@ class Fleet:
 
     @classmethod
     @contextmanager
-    def running(cls, servers: Servers, namespace: str, model: str, count: int, **environment: str) -> Iterator["Fleet"]:
-        """So many running ones."""
+    def running(
+        cls, servers: Servers, namespace: str, model: str, count: int, *, module: str = "responder", **environment: str
+    ) -> Iterator["Fleet"]:
+        """So many running ones; `module` is what is run."""
         urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-        one = cls([ResponderProcess(model, urls | environment) for _ in range(count)])
+        one = cls([ResponderProcess(model, urls | environment, module) for _ in range(count)])
         try:
             for each in one.them:
                 each.launch()

@@ -90,7 +90,8 @@ async def embedded(predictor: Predictor, chosen: Settings) -> AsyncIterator[Resp
 class ResponderProcess:
     """A responder as an operator runs it."""
 
-    def __init__(self, model: str, environment: dict[str, str]) -> None:
+    def __init__(self, model: str, environment: dict[str, str], module: str = "responder") -> None:
+        self._module = module
         self._port = free_port()
         self._model = model
         self._environment = os.environ | {
@@ -103,7 +104,7 @@ class ResponderProcess:
 
     def launch(self) -> None:
         """Start it."""
-        command = [sys.executable, "-m", "responder", "serve", self._model]
+        command = [sys.executable, "-m", self._module, "serve", self._model]
         self.process = subprocess.Popen(command, env=self._environment, cwd=ROOT)
 
     def start(self) -> None:

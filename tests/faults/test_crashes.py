@@ -1,5 +1,6 @@
 """Processes that are killed, anywhere: nothing is lost, nothing is wrong, and little is computed twice."""
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ import pytest
 
 from deploy.found import Servers
 from tests.books import Fleet, Report, Requester
+from tests.crash_at import POINTS
 from tests.models import events
 from tests.real import ForeignClient, until
 
@@ -50,3 +52,48 @@ async def test_kill_9_of_random_replicas_under_load(
     assert (row["lost"], row["wrong"], row["unexpected"], dead) == (0, 0, 0, 0)
     assert books.codes == {"ok": requests}
     assert extra <= unstored, "an answer was computed again although its process had time to store it"
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_kill_9_at_every_point_of_a_request_s_way(
+    servers: Servers,
+    namespace: str,
+    tmp_path: Path,
+    report: Report,
+    point: str,
+    full: bool,  # noqa: FBT001
+) -> None:
+    """Forty requests (three in the quick form), each of which kills its process once: all answered, after a restart."""
+    requests = 40 if full else 3
+    crashes = tmp_path / "crashes"
+    crashes.mkdir()
+    environment = {
+        "ORACLE_FOLDER": str(tmp_path),
+        "RESPONDER_LEASE_S": "0.5",
+        "CRASH_POINT": point,
+        "CRASH_FOLDER": str(crashes),
+    }
+    with Fleet.running(servers, namespace, "tests.models:fresh", 3, module="tests.crash_at", **environment) as fleet:
+        async with Requester.connected(servers.amqp_url, f"{namespace}predictions.fresh") as requester:
+            books, room = requester.books, asyncio.Semaphore(3)
+
+            async def ask(number: int) -> None:
+                async with room:
+                    requester.ask(number, seconds=0.01, identifier=b"request %d" % number)
+                    assert await requester.until(lambda books: b"request %d" % number in books.answered, 30)
+
+            await asyncio.gather(*(ask(number) for number in range(requests)))
+            assert await requester.all_answered(10), books.row()
+            await until(lambda: len(list(crashes.iterdir())) == requests, 10)
+            if POINTS.index(point) >= POINTS.index("written"):  # the reply had left, and the request is answered again
+                assert await requester.until(lambda books: books.duplicated == requests, 20), books.row()
+        async with ForeignClient.connected(servers.amqp_url) as client:
+            dead = await client.depth(f"{namespace}predictions.dead")
+    starts = Counter(event.number for event in events(tmp_path, "start"))
+    row = books.row(dead) | {"deaths": fleet.deaths, "model starts": starts.total(), "dead-lettered": dead}
+    report(f"kill -9, {point}", row)
+    assert (row["lost"], row["wrong"], row["unexpected"], dead) == (0, 0, 0, 0)
+    assert books.codes == {"ok": requests}
+    if POINTS.index(point) >= POINTS.index("stored"):
+        assert starts == Counter(range(requests)), "called again although the answer had been stored"
+    assert starts.total() <= 2 * requests
