@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn
 
@@ -120,6 +122,56 @@ def invalidate(
 
     facts = _operate(invalidated(settings, model, key))
     typer.echo(json.dumps(facts, indent=2) if as_json else facts["done"])
+
+
+@cli.command()
+def redrive(
+    model: Annotated[str | None, typer.Option(help="only letters to this model")] = None,
+    reason: Annotated[str | None, typer.Option(help="only these: rejected, delivery_limit or maxlen")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=65_535, help="look at so many at most")] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds for each")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,  # noqa: FBT002
+    listed: Annotated[bool, typer.Option("--list", help="only show what is there")] = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Ask dead letters once more, one at a time, and send the answers to those who had asked.
+
+    What expired is skipped, and what still cannot be answered stays. Exit status 1 when something stayed for that.
+    """
+    try:
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        _wrong_usage(str(error))
+    from responder.redrive import Letter, NotReached, Plan, Redrive  # see `serve`
+
+    def told(letter: Letter) -> None:
+        if not as_json:
+            fate = "" if listed else letter.fate
+            typer.echo(f"{letter.model:20} {letter.reason:15} {letter.identifier:40} {fate}".rstrip())
+
+    logging.getLogger("lane").setLevel(logging.ERROR)  # what it has to say of connections is said below
+    plan = Plan(model, reason, limit, timeout, dry_run or listed)
+    run = Redrive(settings, plan, told)
+    try:
+        counts = asyncio.run(run.run())
+    except NotReached as error:
+        typer.echo(f"RabbitMQ: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was not answered is still there", err=True)
+        raise typer.Exit(FAILED) from None
+    facts = [
+        {"model": one.model, "reason": one.reason, "correlation_id": one.identifier, "fate": one.fate}
+        for one in run.letters
+    ]
+    if as_json:
+        typer.echo(json.dumps({"letters": facts, "counts": counts}, indent=2))
+    else:
+        if listed:
+            counts = Counter(one.reason for one in run.letters)
+        typer.echo(", ".join(f"{count} {fate}" for fate, count in counts.items()) or "no dead letters")
+    if any(one.fate.startswith("kept") for one in run.letters):
+        raise typer.Exit(FAILED)
 
 
 def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

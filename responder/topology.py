@@ -6,6 +6,7 @@ from lane import Binding, QueueSpec
 
 DELIVERY_LIMIT = 50  # prefetched innocents gain a delivery at every drain and lost connection
 DEAD_LETTERS_KEPT = 100_000
+LOOKED_AT = 1_000_000
 DEAD_LETTERS_KEPT_MS = 7 * 86_400_000
 
 
@@ -14,21 +15,25 @@ def request_queue(namespace: str, model: str) -> str:
     return f"{namespace}predictions.{model}"
 
 
+def dead_letter_queue(namespace: str) -> str:
+    """The queue of requests that could not be answered at all."""
+    return f"{namespace}predictions.dead"
+
+
 def topology(namespace: str, models: Sequence[str], *, queue_type: str, max_length: int | None) -> list[QueueSpec]:
     """What a responder declares: a request queue for each model, bound to the exchange, and the dead-letter queue.
 
     Everything is durable; RabbitMQ 4.3 refuses queues that are neither durable nor exclusive.
     """
     exchange = f"{namespace}predictions"
-    dead = QueueSpec(
-        f"{exchange}.dead",
-        arguments={
-            "x-queue-type": queue_type,
-            "x-max-length": DEAD_LETTERS_KEPT,
-            "x-message-ttl": DEAD_LETTERS_KEPT_MS,
-        },
-        consume=False,
-    )
+    kept: dict[str, str | int] = {
+        "x-queue-type": queue_type,
+        "x-max-length": DEAD_LETTERS_KEPT,
+        "x-message-ttl": DEAD_LETTERS_KEPT_MS,
+    }
+    if queue_type == "quorum":
+        kept["x-delivery-limit"] = LOOKED_AT  # RabbitMQ 4 drops what was delivered twenty times; `redrive` only looks
+    dead = QueueSpec(dead_letter_queue(namespace), arguments=kept, consume=False)
     arguments: dict[str, str | int] = {
         "x-queue-type": queue_type,
         "x-dead-letter-exchange": "",
