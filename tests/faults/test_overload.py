@@ -1,0 +1,107 @@
+"""More than can be done, and too late: what is refused costs little, and what can be done is done."""
+
+import asyncio
+import itertools
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.found import Servers
+from tests.books import Fleet, Report, Requester
+from tests.models import events, recorded
+from tests.real import ForeignClient, responder_process, until
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(200)]
+
+CALL_S, AT_ONCE = 0.02, 4
+CAPACITY = AT_ONCE / CALL_S
+
+
+async def test_requests_that_are_too_late_are_drained_fast_and_call_no_model(
+    servers: Servers,
+    namespace: str,
+    tmp_path: Path,
+    report: Report,
+    full: bool,  # noqa: FBT001
+) -> None:
+    """A backlog whose deadlines have passed, after a pause of the responder: 504 for each, 2,000 a second and more."""
+    requests = 20_000 if full else 5_000
+    with responder_process(servers, namespace, "tests.models:oracle", ORACLE_FOLDER=str(tmp_path)) as responder:
+        async with Requester.connected(servers.amqp_url, f"{namespace}predictions.oracle") as requester:
+            books = requester.books
+            responder.signal(signal.SIGSTOP)
+            for number in range(requests):
+                requester.ask(number, deadline_ms=-1)
+                if number % 100 == 0:
+                    await asyncio.sleep(0)  # a turn for the socket
+            assert await requester.until(lambda books: len(books.confirmed) == requests, 30)
+            began = time.monotonic()
+            responder.signal(signal.SIGCONT)
+            assert await requester.all_answered(30), books.row()
+            took_s = books.latest_reply_at - began
+    report("all too late", books.row() | {"drained per second": round(requests / took_s)})
+    assert books.codes == {"DEADLINE_EXCEEDED": requests}
+    assert recorded(tmp_path, "start") == []
+    assert requests / took_s > 2_000
+
+
+async def test_ten_times_the_capacity_leaves_the_capacity(
+    servers: Servers,
+    namespace: str,
+    tmp_path: Path,
+    report: Report,
+    full: bool,  # noqa: FBT001
+) -> None:
+    """Open loop, every key new, each with a second to wait: what fits is answered, the rest hears when to come."""
+    seconds = 60 if full else 8
+    numbers = itertools.count()
+    environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_PENDING": "64"}
+    with Fleet.running(servers, namespace, "tests.models:limited", 1, **environment) as fleet:
+        async with Requester.connected(servers.amqp_url, f"{namespace}predictions.limited") as requester:
+            books, loop = requester.books, asyncio.get_running_loop()
+
+            async def offer(per_second: float, for_s: float) -> float:
+                """Ask at this rate; the rate of good answers meanwhile, by the oracle."""
+                began, good = loop.time(), len(events(tmp_path, "finish"))
+                for index in range(round(per_second * for_s)):
+                    await asyncio.sleep(max(0.0, began + index / per_second - loop.time()))
+                    requester.ask(next(numbers), seconds=CALL_S, deadline_ms=1_000)
+                return (len(events(tmp_path, "finish")) - good) / (loop.time() - began)
+
+            alone = await offer(1.2 * CAPACITY, 4)
+            assert await requester.all_answered(10)
+            before_mb, ok = fleet.memory_mb(), books.codes["ok"]
+            under_load = await offer(10 * CAPACITY, seconds)
+            after_mb, good = fleet.memory_mb(), books.codes["ok"] - ok
+            ended = loop.time()
+            assert await requester.all_answered(10), books.row()
+            async with ForeignClient.connected(servers.amqp_url) as client:
+                began = loop.time()
+                await client.ask(f"{namespace}predictions.limited", b'{"number": -1, "seconds": 0.02}')
+                alone_again_s = loop.time() - began
+            recovered_s = loop.time() - ended
+            hints = sorted(books.retry_after_ms)
+            await until(lambda: fleet.deaths == 0, 1)
+    report(
+        "ten times the capacity",
+        books.row()
+        | {
+            "goodput / capacity": round(under_load / alone, 2),
+            "good": good,
+            "refused": books.codes["RESOURCE_EXHAUSTED"],
+            "too late": books.codes["DEADLINE_EXCEEDED"],
+            "hint, median ms": hints[len(hints) // 2],
+            "memory": round(after_mb / before_mb, 2),
+            "recovered s": round(recovered_s, 2),
+        },
+    )
+    assert (len(books.open), books.wrong, books.unexpected) == (0, 0, 0)
+    assert books.codes.keys() <= {"ok", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    assert under_load >= 0.9 * alone
+    assert good >= 0.9 * alone * seconds
+    assert after_mb < 1.2 * before_mb
+    assert recovered_s < 10
+    assert alone_again_s < 0.5
+    assert 1 <= hints[0] <= hints[-1] < 2_000
