@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from responder.cache import Entry
-from responder.cache.entry import cools_until_ms, is_lease
+from responder.cache.entry import cools_until_ms, generation_of, is_lease
 from responder.freshness import hit, is_better_than_an_error, is_usable, wants_refresh
 from schemas import NO_DIRECTIVES, Directives
 
@@ -25,7 +25,7 @@ def decision(
     kept = ""
     if entry is not None and is_better_than_an_error(entry, directives, now_ms):
         kept = hit(entry, now_ms).status.encoded.decode()
-    until_ms = max([cools_until_ms(mark) or 0 for mark in marks], default=0)
+    until_ms = max([cools_until_ms(generation_of(mark), mark) or 0 for mark in marks], default=0)
     if until_ms and not (directives.no_store and entry is not None):
         left = f"the model is not tried for {max(0, until_ms - now_ms) / 1000:g} s more"
         return f"answered from the cache, because {left}: {kept}" if kept else f"503 UNAVAILABLE: {left}"

@@ -3,10 +3,11 @@
 import asyncio
 
 from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Commit, Entry, LeaseStore, encode_entry
-from responder.cache.entry import cool_down_mark, unshared_mark
+from responder.cache.entry import cool_down_mark, failures_note, unshared_mark
 from responder.keeping import Keeper, Lease
 
 UNSHARED_MS = 60_000
+MAX_COOL_DOWN_MS = 8_000
 # The first byte of what is pushed to those who wait; the last one says where it can be fetched for a while.
 VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
 
@@ -33,13 +34,13 @@ class Endings:
 
     async def commit(self, lease: Lease, entry: Entry, lives_ms: int) -> bool:
         """Hand an answer over to those who wait, and keep it for `lives_ms`; False when it was not kept."""
-        value = encode_entry(lease.key.digest, lease.generation, entry)
-        return await self._end(lease, VALUE, value, lives_ms, failures=0) and lives_ms > 0
+        value = encode_entry(lease.key.digest, lease.generation, entry, entry.stored_at_ms + lives_ms)
+        return await self._end(lease, VALUE, value, lives_ms, failures=b"") and lives_ms > 0
 
     async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
         """Hand over an answer that is too large to be kept. For a while nobody waits for the next one of its key."""
         value = encode_entry(lease.key.digest, lease.generation, entry)
-        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=0)
+        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=b"")
 
     async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
         """Hand an error over to those who wait, so that they do not try one after the other.
@@ -50,8 +51,10 @@ class Endings:
         if cool_ms == 0:
             await self._end(lease, ERROR, content)
             return
-        mark = cool_down_mark(self._answers.now_ms() + cool_ms)
-        await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=lease.failures + 1)
+        until_ms = self._answers.now_ms() + cool_ms
+        mark = cool_down_mark(lease.generation, until_ms)
+        note = failures_note(lease.generation, until_ms, lease.failures + 1)
+        await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=note)
 
     def abandon(self, lease: Lease) -> None:
         """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
@@ -72,10 +75,10 @@ class Endings:
         lives_ms: int = 0,
         mark: bytes = b"",
         mark_ms: int = 0,
-        failures: int | None = None,
+        failures: bytes | None = None,
     ) -> bool:
         self._keeper.let_go(lease)
-        if failures == lease.failures == 0:
+        if not failures and not lease.failures:
             failures = None  # nothing to forget
         # Of a model that has not started nothing was learnt.
         clear = lease.started

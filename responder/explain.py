@@ -7,11 +7,12 @@ from typing import Any
 
 from responder.cache.entry import (
     Entry,
-    cools_until_ms,
     decode_entry,
     generation_of,
+    is_cool_down,
     is_lease,
     is_unshared,
+    read_failures,
     token_of,
 )
 from responder.cache.link import RedisLink
@@ -151,10 +152,12 @@ async def explain(
         generation=generation.hex() if generation else None,
         state=state,
         why=_WHY[state],
-        decision=decision(usable, directives, now_ms, stale_s, [value or b"", refresh or b""]),
+        decision=decision(
+            usable, directives, now_ms, stale_s, [mark for mark in (value, refresh) if _counts(mark, generation)]
+        ),
         leader=_leader(value, left_ms),
         refresher=_leader(refresh, refresh_left_ms),
-        failures=int(failures or 0),
+        failures=read_failures(generation or b"?", failures or b"")[0],
         attempts=sum(len(starts or b"") // REPLICA_BYTES for starts in attempts),
         waiting=waiting,
         **facts,
@@ -164,8 +167,8 @@ async def explain(
 def _state(key: Key, generation: bytes | None, value: bytes | None, now_ms: int) -> tuple[str, Entry | None]:
     if value is None:
         return "none", None
-    if cools_until_ms(value) is not None:
-        return "cooling", None
+    if is_cool_down(value):
+        return "cooling" if generation_of(value) == generation else "other generation", None
     if is_lease(value) or is_unshared(value):
         if generation_of(value) != generation:
             return "other generation", None
@@ -182,3 +185,7 @@ def _leader(value: bytes | None, left_ms: int) -> Leader | None:
     if value is None or not is_lease(value):
         return None
     return Leader(token_of(value)[:REPLICA_BYTES].hex(), max(0, left_ms) / 1000 if left_ms >= 0 else math.inf)
+
+
+def _counts(mark: bytes | None, generation: bytes | None) -> bool:
+    return mark is not None and generation_of(mark) == generation

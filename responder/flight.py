@@ -126,10 +126,12 @@ class Flights(Generic[W, T]):
             self._cancel(flight)
         return taken
 
-    def drop_unasked(self) -> None:
-        """End all background work, started or not."""
-        for flight in list(self._unasked):
+    def drop_unasked(self) -> int:
+        """End the background work that has not started; how much that was."""
+        dropped = [one for one in self._unasked if not one.started]
+        for flight in dropped:
             self._cancel(flight)
+        return len(dropped)
 
     async def idle(self) -> None:
         """Wait until nothing is in the air."""

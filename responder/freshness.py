@@ -8,7 +8,8 @@ from responder.cache import Entry
 from responder.messages import Outcome
 from schemas import NO_DIRECTIVES, Code, Directives, hit_status
 
-FAILURES = frozenset(code for code in Code if code.status >= 500)  # the codes for which `stale-if-error` holds
+# The codes for which `stale-if-error` holds. An input that kills its process is not hidden: it is dead-lettered.
+FAILURES = frozenset(code for code in Code if code.status >= 500) - {Code.MODEL_CRASHED}
 EARLY = 5  # a refresh begins when less than a fifth of the life is left ...
 EARLY_DURATIONS = 1.5  # ... or so many model calls, of which at most half of a life is spent
 

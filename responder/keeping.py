@@ -25,7 +25,7 @@ class Lease:
         generation: of the model, when the lease was claimed.
         starts: other replicas in which the model was started in this place before and never came to an end.
         fence: of the key; should it change, the lease ends in vain.
-        failures: how often in a row the model has failed on this input.
+        failures, cools_until_ms: how often in a row the model has failed on this input, and until when it rests.
         started: whether the model was started under this lease.
     """
 
@@ -36,6 +36,7 @@ class Lease:
     starts: tuple[bytes, ...] = ()
     fence: bytes = b""
     failures: int = 0
+    cools_until_ms: int = 0
     started: bool = False
 
     @property

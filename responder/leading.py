@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry
+from responder.ending import MAX_COOL_DOWN_MS
 from responder.flight import Flight
 from responder.freshness import hit
 from responder.keeping import Lease
@@ -20,7 +21,8 @@ from schemas import CacheStatus, Code
 log = logger(__name__)
 
 TTL_JITTER = (0.9, 1.1)  # what was stored together does not expire together
-COOL_DOWN_MS = (250, 8_000)  # after the first failure in a row, doubled by each further one up to the last
+COOL_DOWN_MS = (250, MAX_COOL_DOWN_MS)  # after the first failure in a row, doubled by each further one up to the last
+SUSPECT_MS = 1_000  # so seldom it is asked whether an input is still suspected
 COOLS = frozenset({Code.UNAVAILABLE, Code.MODEL_ERROR, Code.MODEL_OUTPUT_INVALID, Code.DEADLINE_EXCEEDED})
 
 
@@ -82,10 +84,11 @@ class Leading:
         """
         lease = await self._leases.acquire_beside(work.key, work.seen, work.note)
         if isinstance(lease, Lease):
-            if flight.asked or not work.model.is_busy:  # from here to its permit nothing awaits
+            # From here to its permit nothing awaits. What may kill the process never runs for nobody.
+            if flight.asked or not (work.model.is_busy or is_suspect(lease)):
                 return await self._lead(work, flight, lease)
             self._leases.ends.abandon(lease)
-            return None
+            return SUSPECT_MS if is_suspect(lease) else None
         return await self.outcome(work, flight) if flight.asked else lease
 
     async def _lease(self, work: Work) -> Lease | Entry | PushedError | Cooling | None:
@@ -106,9 +109,8 @@ class Leading:
                 self._leases.count_start(lease)
 
         try:
-            # From here to its permit a call awaits nothing, unless it is a suspect.
-            suspect = lease is not None and len(lease.starts) >= MAX_STARTS - 1
-            if suspect and lease is not None and await self._leases.is_guilty(lease):
+            suspect = lease is not None and is_suspect(lease)
+            if lease is not None and suspect and await self._leases.is_guilty(lease):
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {len(lease.starts)} times")
             else:
@@ -139,6 +141,11 @@ class Leading:
         kept_ms = round(model.keep_s * 1000) if ttl_ms and outcome.code is None else 0
         stored = await self._leases.ends.commit(lease, entry, ttl_ms + kept_ms)
         return replace(outcome, status=CacheStatus(stored=stored))
+
+
+def is_suspect(lease: Lease) -> bool:
+    """Whether one more death would make an input guilty."""
+    return len(lease.starts) >= MAX_STARTS - 1
 
 
 def cool_down_ms(failures: int) -> int:

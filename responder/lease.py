@@ -30,9 +30,10 @@ from responder.cache.entry import (
     is_lease,
     is_unshared,
     lease_mark,
+    read_failures,
     token_of,
 )
-from responder.ending import ERROR, HANDED_OVER, VALUE, Endings
+from responder.ending import ERROR, HANDED_OVER, MAX_COOL_DOWN_MS, VALUE, Endings
 from responder.freshness import is_fresh
 from responder.keeping import Keeper, Lease
 from responder.keys import Key, beside_name
@@ -112,14 +113,15 @@ class Leases:
         Args:
             generation: of the key's model, as it was looked up; None to ask for it.
             seen: the head of an answer that is there and not wanted; its lease is to stand beside it.
-            only_later: take nothing whose computation had begun before, and wait for none.
+            only_later: take nothing whose computation had begun before, and wait for none. No clock says when that was:
+                what is there may be older, and so may be the first lease that is met; the next one is not.
             on_lease: called with the generation and the token of whoever is found to lead, ourselves included.
 
         Raises:
             CacheUnavailable: nothing is known of this key; the model may be called without a lease.
         """
         token = self._new_token()
-        began_ms, earlier = self._answers.now_ms(), b""
+        unwanted, earlier, is_later = seen, b"", not only_later
         slot = Slot.REFRESH if seen else Slot.VALUE
         while True:
             generation = generation or await self._answers.generation(key)
@@ -136,31 +138,39 @@ class Leases:
                 slot, seen = Slot.VALUE, b""
                 continue
             found = claimed.found
+            if found is None and self._cools(lease):
+                self.ends.say_it_was_nothing(lease)
+                return Cooling(lease.cools_until_ms)
+            if found is None and not only_later and _is_lease_in(generation, claimed.beside):
+                # Somebody works on it beside the place that we found empty, and would not want another call.
+                self.ends.say_it_was_nothing(lease)
+                found, slot, seen = claimed.beside, Slot.REFRESH, b""
+                lease = Lease(key, Place(key.name, slot), lease.mark, generation)
             if found is None:
                 return self._lead(lease, on_lease)
-            if (until_ms := cools_until_ms(found)) is not None:
+            if (until_ms := cools_until_ms(generation, found)) is not None:
                 return Cooling(until_ms)
             entry = decode_entry(key.digest, generation, found) if slot is Slot.VALUE else None
             if generation_of(found) == generation and is_unshared(found):
                 on_lease(generation, token_of(found))
                 return None
-            if generation_of(found) == generation and is_lease(found):
+            if _is_lease_in(generation, found):
                 if only_later and slot is Slot.VALUE:
                     slot = Slot.REFRESH  # that one had begun before
                     continue
                 on_lease(generation, token_of(found))
+                is_later = is_later or earlier not in (b"", found)
                 landed = await self._follow(lease, found)
-                if only_later and earlier in (b"", found):
-                    earlier = found  # so had this one; whoever comes after it has not
+                if not is_later:
+                    earlier = found
                 elif landed is not None:
                     return landed
                 elif slot is Slot.REFRESH:
                     slot, seen = Slot.VALUE, b""  # a large answer is not pushed
             elif entry is not None:
-                begun_ms = entry.stored_at_ms - entry.duration_ms
-                if is_fresh(entry, self._answers.now_ms()) and not (only_later and begun_ms <= began_ms):
+                if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head != unwanted:
                     return entry
-                slot, seen = Slot.REFRESH, entry.head
+                slot, seen, unwanted = Slot.REFRESH, entry.head, entry.head
             # What stands there is of another generation, or no value at all. If ours is the old generation, what
             # stands there may be better than what we would replace it with.
             elif (current := await self._answers.generation(key)) != generation:
@@ -190,9 +200,16 @@ class Leases:
         except CacheUnavailable:
             self.ends.say_it_was_nothing(lease)
             raise
-        if claimed.found is None and not claimed.moved:
-            return self._lead(lease, on_lease)
-        return claimed.left_ms
+        if claimed.found is not None or claimed.moved:
+            return claimed.left_ms
+        if self._cools(lease):
+            self.ends.say_it_was_nothing(lease)
+            return lease.cools_until_ms - self._answers.now_ms()
+        return self._lead(lease, on_lease)
+
+    def _cools(self, lease: Lease) -> bool:
+        """Whether the model is not to be tried yet, though the mark that said so has gone. Clocks may differ."""
+        return 0 < lease.cools_until_ms - self._answers.now_ms() <= MAX_COOL_DOWN_MS
 
     def _new_token(self) -> bytes:
         return self._replica + secrets.token_bytes(TOKEN_BYTES - REPLICA_BYTES)
@@ -205,7 +222,8 @@ class Leases:
             self.ends.say_it_was_nothing(lease)
             raise
         lease.starts = tuple(one for one in claimed.starts if one != self._replica)  # we are alive
-        lease.fence, lease.failures = claimed.fence, claimed.failures
+        lease.fence = claimed.fence
+        lease.failures, lease.cools_until_ms = read_failures(lease.generation, claimed.failures)
         return claimed._replace(found=None) if claimed.found == lease.mark else claimed
 
     async def _take_over(self, lease: Lease, found: bytes) -> bool:
@@ -268,3 +286,7 @@ class Leases:
             [handed_over] = await self._store.get_many([beside_name(place.name, "h")])
             content = handed_over or b""
         return decode_entry(key.digest, lease.generation, content) if kind in (VALUE, HANDED_OVER) else None
+
+
+def _is_lease_in(generation: bytes, found: bytes) -> bool:
+    return generation_of(found) == generation and is_lease(found)

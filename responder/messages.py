@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from schemas import NO_DIRECTIVES, NO_STATUS, CacheStatus, Code, Directives
 
 if TYPE_CHECKING:
-    from responder.cache import Entry
     from responder.model import ServedModel
 
 
@@ -25,7 +24,6 @@ class Request:
         has_deadline: whether the requester set one.
         directives: what it asks of the cache.
         token: how the wire finds the requester again; the service never looks at it.
-        kept: a cached answer that it takes rather than an error.
     """
 
     model: "ServedModel"
@@ -37,7 +35,6 @@ class Request:
     directives: Directives = NO_DIRECTIVES
     token: Any = None
     timer: asyncio.TimerHandle | None = None
-    kept: "Entry | None" = None
 
 
 @dataclass(slots=True)  # not frozen: three of these are made for every hit, and freezing doubles their price

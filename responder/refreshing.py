@@ -5,6 +5,7 @@ model only while one is free, there are never more of them than permits, and a d
 begun, or is dropped, costs nobody anything: the next request for the answer asks for it again.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from responder.leading import Leading
     from responder.work import Work
 
-KEPT = 4096
+KEPT, PAUSE_MS = 4096, 1_000
 NOBODY_HEARS = Outcome(b"")
 
 
@@ -46,25 +47,36 @@ class Refreshes:
 
     async def fly(self, work: "Work", flight: Flight[Request]) -> Outcome:
         """Bring one to its end. Whoever boards it gets its outcome."""
-        ended = "dropped"
+        ended, pause_ms = "dropped", 0
         try:
             outcome = await self._leading.refresh(work, flight)
             if isinstance(outcome, Outcome):
                 ended = "failed" if outcome.code is not None else "done"
+                # What replaces nothing would be begun again by the next request.
+                pause_ms = 0 if outcome.status.stored else PAUSE_MS
                 return outcome
             if outcome is not None:
-                ended = "elsewhere"
-                self._leave_alone(work.key, outcome)
+                ended, pause_ms = "elsewhere", outcome
         except CacheUnavailable:
+            pause_ms = PAUSE_MS
             if flight.asked:
                 return await self._leading.outcome(work, flight)
+        except asyncio.CancelledError:
+            ended = ""  # whoever dropped it counts it, even if it has never come here
+            raise
         finally:
-            self._count(work.model.name, ended)
+            if ended:
+                self._count(work.model.name, ended)
+            if pause_ms > 0:
+                self._leave_alone(work.key, pause_ms)
         return NOBODY_HEARS
 
+    def count_dropped(self, model: ServedModel, number: int) -> None:
+        """Count those that have been ended from outside."""
+        for _ in range(number):
+            self._count(model.name, "dropped")
+
     def _leave_alone(self, key: Key, for_ms: int) -> None:
-        now_ms = self._now_ms()
         if len(self._not_before_ms) >= KEPT:
-            self._not_before_ms = {digest: at_ms for digest, at_ms in self._not_before_ms.items() if at_ms > now_ms}
-        if len(self._not_before_ms) < KEPT:
-            self._not_before_ms[key.digest] = now_ms + for_ms
+            self._not_before_ms.clear()  # which costs each of them one more claim
+        self._not_before_ms[key.digest] = self._now_ms() + for_ms

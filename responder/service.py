@@ -6,7 +6,7 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -73,13 +73,13 @@ class Service:
                 log.error("key_failed", model=request.model.name, exc_info=error)
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
-        read = [key for request, key in keyed if _reads(request)]
+        read = [key for request, key in keyed if not request.directives.no_cache]
         before = self._launched
         looked_up = await self._answers.look_up(read)
         found = iter(looked_up if looked_up is not None else [None] * len(read))
         now_ms = self._answers.now_ms()
         for request, key in keyed:
-            entry = next(found) if _reads(request) else UNKNOWN
+            entry = UNKNOWN if request.directives.no_cache else next(found)
             if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms, request.model.stale_s):
                 outcome: Outcome | None = hit(entry, now_ms)
                 if wants_refresh(entry, now_ms):
@@ -96,8 +96,8 @@ class Service:
 
         What nobody waits for ends first.
         """
-        for flights in self._flights.values():
-            flights.drop_unasked()
+        for model, flights in self._flights.items():
+            self._refreshes.count_dropped(model, flights.drop_unasked())
         requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
         for request in requests:
             _stop_timer(request)
@@ -116,7 +116,7 @@ class Service:
         if self._refreshes.are_welcome(request.model, key, flights):
             self._launched += 1
             work = Work.refreshing(request, key, entry, self._launched)
-            flights.begin(key.digest, None, partial(self._refreshes.fly, work), work)
+            flights.begin(key.digest, None, partial(self._fly, work, self._refreshes.fly), work)
 
     def _launch(
         self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
@@ -127,15 +127,13 @@ class Service:
             return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
         forced = False
         if isinstance(found, Entry):
-            request.kept = found if directives.stale_if_error_s is not None else None
             forced = is_usable(found, NO_DIRECTIVES, now_ms, request.model.stale_s)
-            found = UNKNOWN if directives.no_cache else found
         elif found is not None and found.cools_until_ms is not None:
             return cooling(found.cools_until_ms - now_ms)
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
-        if flight is not None and not (isinstance(flight.about, Work) and flight.about.serves(found, before)):
+        if flight is not None and not self._may_board(request, flight, found, before):
             flight = None
         if flight is not None:
             flights.join(flight, request)
@@ -146,17 +144,37 @@ class Service:
             self._launched += 1
             work = Work.of(request, key, found, self._launched, forced=forced)
             boarding = object() if directives.no_store else key.digest
-            flight = flights.begin(boarding, request, partial(self._leading.outcome, work), work)
+            flight = flights.begin(boarding, request, partial(self._fly, work, self._leading.outcome), work)
         request.body = b""
-        expire = partial(self._expire, flights, flight, request)
+        expire = partial(self._expire, flights, flight, request, key)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
         return None
 
-    def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request) -> None:
+    @staticmethod
+    def _may_board(request: Request, flight: Flight[Request], found: Entry | Gap | None, before: int) -> bool:
+        work = flight.about
+        if not isinstance(work, Work) or not work.serves(found, before):
+            return False
+        # A flight may wait for one that had begun earlier elsewhere, unless it was told not to.
+        return work.only_later or not request.directives.no_cache
+
+    async def _fly(
+        self, work: Work, outcome: Callable[[Work, Flight[Request]], Awaitable[Outcome]], flight: Flight[Request]
+    ) -> Outcome:
+        """A flight's work, and, where it fails, a look at what those take who rather have an old answer."""
+        ended = await outcome(work, flight)
+        if ended.code in FAILURES and any(one.directives.stale_if_error_s is not None for one in flight.waiters):
+            work.kept = await self._answers.entry(work.key)
+        return ended
+
+    def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request, key: Key) -> None:
         flights.leave(flight, request)
         outcome = failure(Code.DEADLINE_EXCEEDED, "the deadline passed before there was an answer")
-        outcome = _kept_for(request, self._answers.now_ms()) or outcome
-        self._deliver([Reply(request, outcome, outcome.status)])
+        if request.directives.stale_if_error_s is None:
+            self._deliver([Reply(request, outcome, outcome.status)])
+        else:
+            work = Work.of(request, key, None, 0, forced=False)
+            flights.begin(object(), request, partial(self._fly, work, partial(_come_to, outcome)), work)
 
     def _land(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
         if outcome is None:
@@ -164,12 +182,14 @@ class Service:
             outcome = failure(Code.INTERNAL, "the responder failed on this request")
         own = outcome.status
         joined = own if own.hit else replace(own, collapsed=True, stored=False)
-        now_ms = self._answers.now_ms() if outcome.code in FAILURES else 0
+        kept = flight.about.kept if isinstance(flight.about, Work) else None
+        now_ms = self._answers.now_ms() if kept is not None else 0
         replies = []
         for request in flight.waiters:
             _stop_timer(request)
-            if outcome.code in FAILURES and (kept := _kept_for(request, now_ms)) is not None:
-                replies.append(Reply(request, kept, kept.status))
+            if kept is not None and is_better_than_an_error(kept, request.directives, now_ms):
+                instead = hit(kept, now_ms)
+                replies.append(Reply(request, instead, instead.status))
             else:
                 replies.append(Reply(request, outcome, own if request is flight.leader else joined))
         if replies:
@@ -179,17 +199,8 @@ class Service:
 UNKNOWN = Gap(None)
 
 
-def _reads(request: Request) -> bool:
-    """Whether a request is looked up: to be answered, or to have something when the model fails."""
-    return not request.directives.no_cache or request.directives.stale_if_error_s is not None
-
-
-def _kept_for(request: Request, now_ms: int) -> Outcome | None:
-    """The cached answer that a request takes rather than an error."""
-    kept = request.kept
-    if kept is None or not is_better_than_an_error(kept, request.directives, now_ms):
-        return None
-    return hit(kept, now_ms)
+async def _come_to(outcome: Outcome, _work: Work, _flight: Flight[Request]) -> Outcome:
+    return outcome
 
 
 def _stop_timer(request: Request) -> None:

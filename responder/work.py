@@ -22,6 +22,7 @@ class Work:
         only_later: whether no flight counts that had begun before the request was received.
         token: of the mark that the flight has found or put under its key, once it is known.
         has_none: whether it turned out that there is no lease to be had.
+        kept: what was cached when the model had failed.
     """
 
     model: ServedModel
@@ -35,6 +36,7 @@ class Work:
     only_later: bool = False
     token: bytes = b""
     has_none: bool = False
+    kept: Entry | None = None
 
     @classmethod
     def of(cls, request: Request, key: Key, found: Entry | Gap | None, number: int, *, forced: bool) -> "Work":
@@ -82,11 +84,12 @@ class Work:
             return True
         if self.has_none:
             return False
+        generation = generation_of(found.head) if isinstance(found, Entry) else found.generation
         if not self.token:
-            return True
+            return self.generation in (None, generation)
         if isinstance(found, Entry):
             return self.seen == found.head
-        return (self.token, self.generation) == (found.token, found.generation)
+        return (self.token, self.generation) == (found.token, generation)
 
     def note(self, generation: bytes, token: bytes) -> None:
         """Whose mark the flight has found, or put there."""

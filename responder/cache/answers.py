@@ -11,6 +11,7 @@ from responder.cache.entry import (
     cools_until_ms,
     decode_entry,
     generation_of,
+    is_cool_down,
     is_lease,
     is_unshared,
     token_of,
@@ -87,6 +88,11 @@ class CachedAnswers:
                 found.append(self._gap(key, generation, value) if entry is None else entry)
         return found
 
+    async def entry(self, key: Key) -> Entry | None:
+        """The entry of one key, fresh or not."""
+        found = await self.look_up([key])
+        return found[0] if found and isinstance(found[0], Entry) else None
+
     async def generation(self, key: Key) -> bytes:
         """The generation of a key's model; a new one where there is none, so that no older answer comes back.
 
@@ -104,7 +110,7 @@ class CachedAnswers:
     def _gap(self, key: Key, generation: bytes, value: bytes) -> Gap:
         if is_lease(value) or is_unshared(value):
             return Gap(generation, token_of(value))
-        until_ms = cools_until_ms(value)
-        if until_ms is None and decode_entry(key.digest, generation_of(value), value) is None:
+        until_ms = cools_until_ms(generation, value)
+        if not is_cool_down(value) and decode_entry(key.digest, generation_of(value), value) is None:
             self._count("unusable_value")  # and none that was only invalidated
         return Gap(generation, cools_until_ms=until_ms)

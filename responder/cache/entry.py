@@ -3,7 +3,7 @@
     0  lease      generation, token: somebody works on the answer
     4  answer     checksum, digest, generation, times, the encoded reply body
     5  refusal    the same; its body is the error of an input that can never be answered
-    6  cool-down  until when: the model has failed on this input lately
+    6  cool-down  generation, until when: the model has failed on this input lately
     7  unshared   generation, token: too large to be kept; those who ask do not wait for each other
 
 1, 2 and 3 were formats of answers; 3 had no checksum. An answer names the key that it was stored for and the generation
@@ -16,12 +16,14 @@ from zlib import crc32
 
 from schemas import Code
 
-_HEAD = struct.Struct(">BI16s8sQQI")
+_HEAD = struct.Struct(">BI16s8sQQQI")
 _CHECKED_FROM = 5  # the checksum covers what follows it, and begins with the first byte
 _GENERATION_AT = 21
 _LEASE, _ANSWER, _REFUSAL, _COOL_DOWN, _UNSHARED = 0, 4, 5, 6, 7
 _CODES: dict[int, Code | None] = {_ANSWER: None, _REFUSAL: Code.INVALID_ARGUMENT}
-_UNTIL = struct.Struct(">BQ")
+_UNTIL = struct.Struct(">B8sQ")
+_FAILURES = struct.Struct(">8sQI")
+_COPIED_BYTES = 4096  # of a larger value a view is checked; to make one costs more than to copy a smaller one
 _MAX_U32 = 2**32 - 1
 
 GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES = 8, 16, 8
@@ -51,11 +53,15 @@ class Entry:
     head: bytes = field(default=b"", compare=False)
 
 
-def encode_entry(digest: bytes, generation: bytes, entry: Entry) -> bytes:
-    """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes)."""
+def encode_entry(digest: bytes, generation: bytes, entry: Entry, kept_until_ms: int = 0) -> bytes:
+    """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes).
+
+    Args:
+        kept_until_ms: when it is to leave the cache. A value that stays for a refresh's sake still knows.
+    """
     kind = _ANSWER if entry.code is None else _REFUSAL
-    duration_ms = min(entry.duration_ms, _MAX_U32)
-    head = _HEAD.pack(kind, 0, digest, generation, entry.stored_at_ms, entry.fresh_until_ms, duration_ms)
+    times = entry.stored_at_ms, entry.fresh_until_ms, kept_until_ms, min(entry.duration_ms, _MAX_U32)
+    head = _HEAD.pack(kind, 0, digest, generation, *times)
     checked = head[_CHECKED_FROM:] + entry.body
     return head[:1] + crc32(checked, kind).to_bytes(4) + checked
 
@@ -64,10 +70,11 @@ def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None
     """The entry, or None for what is no answer or one of another key or generation, cut short, or damaged."""
     if len(value) <= HEAD_BYTES:
         return None
-    kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, duration_ms = _HEAD.unpack_from(value)
+    kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
     if stored_for != digest or stored_in != generation or kind not in _CODES:
         return None
-    if crc32(value[_CHECKED_FROM:], kind) != checksum:
+    checked = value if len(value) < _COPIED_BYTES else memoryview(value)
+    if crc32(checked[_CHECKED_FROM:], kind) != checksum:
         return None
     head, body = value[:HEAD_BYTES], value[HEAD_BYTES:]
     return Entry(stored_at_ms, fresh_until_ms, duration_ms, body, _CODES[kind], head)
@@ -104,17 +111,35 @@ def is_unshared(value: bytes) -> bool:
     return len(value) == MARK_BYTES and value[0] == _UNSHARED
 
 
-def cool_down_mark(until_ms: int) -> bytes:
+def cool_down_mark(generation: bytes, until_ms: int) -> bytes:
     """What stands where an answer would be while the model is not tried again."""
-    return _UNTIL.pack(_COOL_DOWN, until_ms)
+    return _UNTIL.pack(_COOL_DOWN, generation, until_ms)
 
 
-def cools_until_ms(value: bytes) -> int | None:
-    """When the model is tried again; None for what is no cool-down."""
-    if len(value) != _UNTIL.size or value[0] != _COOL_DOWN:
+def cools_until_ms(generation: bytes, value: bytes) -> int | None:
+    """When the model is tried again; None for what is no cool-down of this generation."""
+    if len(value) != _UNTIL.size or value[0] != _COOL_DOWN or generation_of(value) != generation:
         return None
-    until_ms: int = _UNTIL.unpack(value)[1]
+    until_ms: int = _UNTIL.unpack(value)[2]
     return until_ms
+
+
+def failures_note(generation: bytes, until_ms: int, count: int) -> bytes:
+    """What is remembered of failures in a row, longer than the mark that they have left."""
+    return _FAILURES.pack(generation, until_ms, count)
+
+
+def read_failures(generation: bytes, note: bytes) -> tuple[int, int]:
+    """How many failures in a row there were in this generation, and until when the model cools down."""
+    if len(note) != _FAILURES.size or not note.startswith(generation):
+        return 0, 0
+    _, until_ms, count = _FAILURES.unpack(note)
+    return count, until_ms
+
+
+def is_cool_down(value: bytes) -> bool:
+    """Whether this is a cool-down, of whatever generation."""
+    return len(value) == _UNTIL.size and value[0] == _COOL_DOWN
 
 
 def token_of(mark: bytes) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from responder.cache.entry import FENCE_BYTES, is_entry, token_of
+from responder.cache.entry import FENCE_BYTES, generation_of, is_entry, token_of
 from responder.cache.port import Claimed, Commit, Held, Place, Slot, attempts_name, slot_name
 from responder.cache.scripts import FAILURES_KEPT_MS, HANDED_OVER_MS, PUSH_MAX_BYTES, SEEN_BYTES
 from responder.keys import beside_name, deaths_name
@@ -32,6 +32,7 @@ class MemoryCache:
         self._bytes = 0
         self._waiting: dict[str, set[MemoryCache]] = {}
         self._deaths: dict[str, dict[bytes, int]] = {}
+        self._planned: dict[str, float] = {}  # when what stays for the sake of a lease was to end
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._shared = self
 
@@ -69,15 +70,17 @@ class MemoryCache:
         if found is None:
             shared._set(slot, mark, lease_ms)
             shared._stays(place, lease_ms)
-        names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xf")
-        starts, fence, failures = map(shared._get, names)
-        return Claimed(found, ids_in(starts), fence or b"", int(failures or 0), left_ms=left_ms)
+        names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xfr")
+        starts, fence, failures, refresh = map(shared._get, names)
+        beside = refresh or b"" if place.slot is Slot.VALUE else b""
+        return Claimed(found, ids_in(starts), fence or b"", failures or b"", beside, left_ms=left_ms)
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         found = self._shared._get(slot_name(place))
         if found is None or found[:SEEN_BYTES] != seen[:SEEN_BYTES]:
             return False
         self._shared._set(slot_name(place), mark, lease_ms)
+        self._shared._stays(place, lease_ms)
         return True
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
@@ -106,23 +109,28 @@ class MemoryCache:
             return False
         if not self._is_fenced_by(place, fence):
             return False
+        there = shared._get(place.name)
+        is_outdated = place.slot is Slot.REFRESH and there is not None and generation_of(there) != generation_of(mark)
+        stores = commit.ttl_ms > 0 and not is_outdated
         shared._drop(slot_name(place))
         if commit.failures is not None:
-            shared._set(beside_name(place.name, "f"), b"%d" % commit.failures, FAILURES_KEPT_MS)
-        if commit.ttl_ms > 0:
+            shared._set(beside_name(place.name, "f"), commit.failures, FAILURES_KEPT_MS)
+        if stores:
             shared._set(place.name, commit.value, commit.ttl_ms)
+        else:
+            shared._ends_as_planned(place.name)
         if commit.mark:
             shared._set(slot_name(place), commit.mark, commit.mark_ms)
         head = commit.digest + token_of(mark)
         push = commit.kind + head + commit.value
         if len(commit.value) > PUSH_MAX_BYTES:
-            push = (b"P" if commit.ttl_ms > 0 else b"H") + head
-            if commit.ttl_ms == 0 and place.name in shared._waiting:
+            push = (b"P" if stores else b"H") + head
+            if not stores and place.name in shared._waiting:
                 shared._set(beside_name(place.name, "h"), commit.value, HANDED_OVER_MS)
         loop = asyncio.get_running_loop()
         for replica in shared._waiting.pop(place.name, ()):
             loop.call_soon(replica._on_push, push)
-        return True
+        return not is_outdated
 
     async def fence(self, name: str) -> bool:
         shared = self._shared
@@ -159,6 +167,7 @@ class MemoryCache:
     ) -> None:
         if self._shared is self:
             self._values.clear()
+            self._planned.clear()
             self._bytes = 0
 
     def _get(self, name: str) -> bytes | None:
@@ -184,17 +193,22 @@ class MemoryCache:
 
     def _stays(self, place: Place, lease_ms: int) -> None:
         """A value stays while a lease stands beside it."""
-        value = self._get(place.name)
-        if (
-            place.slot is Slot.REFRESH
-            and value is not None
-            and is_entry(value)
-            and self._left_ms(place.name) < lease_ms
-        ):
-            self._set(place.name, value, lease_ms)
+        kept = self._values.get(place.name)
+        if place.slot is Slot.VALUE or kept is None or not is_entry(kept[0]):
+            return
+        if self._left_ms(place.name) < lease_ms:
+            self._planned.setdefault(place.name, kept[1])
+            self._values[place.name] = kept[0], self._clock() + lease_ms / 1000
+
+    def _ends_as_planned(self, name: str) -> None:
+        """A value that has stayed for a lease's sake, and was not replaced."""
+        kept, planned = self._values.get(name), self._planned.pop(name, None)
+        if kept is not None and planned is not None:
+            self._values[name] = kept[0], planned
 
     def _drop(self, name: str) -> None:
         kept = self._values.pop(name, None)
+        self._planned.pop(name, None)
         if kept is not None:
             self._bytes -= len(name) + len(kept[0])
 

@@ -52,7 +52,8 @@ class Claimed(NamedTuple):
         found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
         starts: the replicas in which the model was started for this place and did not come to an end.
         fence: what the last invalidation of the key has left; whoever had claimed before it can end no lease.
-        failures: how often in a row the model has failed on this input.
+        failures: what is noted of failures in a row; see `failures_note`.
+        beside: what stands beside a value, where the place of the value was claimed.
         moved: nothing was claimed, because the value is not any more the one that was to be refreshed.
         left_ms: how long what was found beside a value will stand there.
     """
@@ -60,7 +61,8 @@ class Claimed(NamedTuple):
     found: bytes | None
     starts: tuple[bytes, ...] = ()
     fence: bytes = b""
-    failures: int = 0
+    failures: bytes = b""
+    beside: bytes = b""
     moved: bool = False
     left_ms: int = 0
 
@@ -86,7 +88,7 @@ class Commit:
         digest: of the key; it is pushed as well.
         clear_attempts: the model's process has survived; that counts for one who comes too late, too.
         mark, mark_ms: what is to stand in the slot afterwards, and for how long; empty for nothing.
-        failures: how often in a row the model has failed by now; None to leave the count alone.
+        failures: what to note of failures in a row; nothing to forget them, None to leave the note alone.
     """
 
     held: Held
@@ -97,7 +99,7 @@ class Commit:
     clear_attempts: bool = True
     mark: bytes = b""
     mark_ms: int = 0
-    failures: int | None = None
+    failures: bytes | None = None
 
 
 class Cache(Protocol):
@@ -157,7 +159,11 @@ class LeaseStore(Cache, Protocol):
         """Make leases last, and put those back that the store has lost; False where one has ended for good."""
 
     async def commit(self, commit: Commit) -> bool:
-        """End a lease: store, tell those who wait, let go. False, and none of it, when another holds it by then."""
+        """End a lease: store, tell those who wait, let go. False, and none of it, when another holds it by then.
+
+        A refresh that stores nothing leaves the value the end that it had before. One of another generation than what
+        stands there by now stores nothing.
+        """
 
     async def fence(self, name: str) -> bool:
         """Make an answer a miss, and have whoever works on it now end in vain; whether a value was there."""

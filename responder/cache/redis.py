@@ -102,7 +102,7 @@ class RedisCache:
         else:
             claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
         # After the claim: who finds the fence of a later invalidation calls the model later than that.
-        names = [beside_name(place.name, suffix) for suffix in "xf"]
+        names = [beside_name(place.name, suffix) for suffix in "xfr"]
         beside = self._link.ask("MGET", attempts_name(place), *names)
         try:
             found = await claimed
@@ -112,11 +112,21 @@ class RedisCache:
                 raise
         if isinstance(found, list):
             found, left_ms = found or (None, 0)
-        starts, fence, failures = await beside
-        return Claimed(found, ids_in(starts), fence or b"", _number(failures), left_ms == -1, max(0, left_ms))
+        starts, fence, failures, refresh = await beside
+        return Claimed(
+            found,
+            ids_in(starts),
+            fence or b"",
+            failures or b"",
+            refresh or b"" if place.slot is Slot.VALUE else b"",
+            moved=left_ms == -1,
+            left_ms=max(0, left_ms),
+        )
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        return bool(await self._run(scripts.TAKE_OVER, [slot_name(place)], seen[:SEEN_BYTES], mark, lease_ms))
+        return bool(
+            await self._run(scripts.TAKE_OVER, [slot_name(place), place.name], seen[:SEEN_BYTES], mark, lease_ms)
+        )
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
         keys = [slot_name(place), beside_name(place.name, "w")]
@@ -154,7 +164,7 @@ class RedisCache:
             fence,
             commit.mark,
             commit.mark_ms,
-            "" if commit.failures is None else commit.failures,
+            "" if commit.failures is None else commit.failures or "0",
         )
         if done == 2:
             raise CacheRefused("OOM: told those who wait, but could not store")
@@ -217,7 +227,3 @@ class RedisCache:
         if b"maxmemory_policy:volatile-ttl" in info:
             msg = "Redis evicts what expires soonest (maxmemory-policy volatile-ttl): leases first. Set allkeys-lru"
             raise UnsuitableCache(msg)
-
-
-def _number(text: bytes | None) -> int:
-    return int(text) if text is not None and text.isdigit() else 0

@@ -1,6 +1,7 @@
 """What every lease store promises: the steps of the protocol, each atomic, and what they tell to whom."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from responder.cache import CacheRefused, Claimed, Commit, Held, LeaseStore, Place, Slot
-from responder.cache.entry import lease_mark
+from responder.cache import CacheRefused, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot, encode_entry
+from responder.cache.entry import cool_down_mark, lease_mark
 from responder.cache.link import RedisLink
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache, UnsuitableCache
@@ -18,7 +19,16 @@ from responder.keys import beside_name
 from tests.real import own_redis, until
 
 GENERATION, DIGEST = b"g" * 8, b"d" * 16
-ANSWER = b"\4 an answer"
+HOUR_MS = 3_600_000
+NOW_MS = round(time.time() * 1000)
+
+
+def answer(body: bytes = b"{}", generation: bytes = GENERATION, kept_until_ms: int = NOW_MS + HOUR_MS) -> bytes:
+    """A value as it is stored."""
+    return encode_entry(DIGEST, generation, Entry(NOW_MS, NOW_MS + HOUR_MS, 1, body), kept_until_ms)
+
+
+ANSWER = answer()
 OURS, THEIRS = lease_mark(GENERATION, b"o" * 16), lease_mark(GENERATION, b"t" * 16)
 Both = tuple[LeaseStore, LeaseStore]
 
@@ -208,17 +218,18 @@ async def test_a_take_over_replaces_exactly_what_was_seen(stores: Both, place: P
 async def test_a_refresh_leaves_the_value_until_it_is_replaced(stores: Both, place: Place) -> None:
     """It leads beside the value; it is fenced when its own mark is gone, even though the value is nobody's."""
     one, other = stores
+    new = answer(b"new")
     heard, beside = Heard(other), Place(place.name, Slot.REFRESH)
-    await one.put(place.name, b"old", 60_000)
+    await one.put(place.name, ANSWER, 60_000)
     assert (await one.claim(beside, OURS, 5000)).found is None
     assert (await other.claim(beside, THEIRS, 5000)).found == OURS
     await other.register(beside, OURS, 20_000)
-    assert await other.get_many([place.name]) == [b"old"]
-    assert await one.commit(ending(beside, b"new"))
-    await until(lambda: heard.pushes == [b"V" + DIGEST + b"o" * 16 + b"new"])
-    assert await other.get_many([place.name]) == [b"new"]
+    assert await other.get_many([place.name]) == [ANSWER]
+    assert await one.commit(ending(beside, new))
+    await until(lambda: heard.pushes == [b"V" + DIGEST + b"o" * 16 + new])
+    assert await other.get_many([place.name]) == [new]
     assert not await one.commit(ending(beside, b"late"))
-    assert await other.get_many([place.name]) == [b"new"]
+    assert await other.get_many([place.name]) == [new]
     assert (await other.claim(beside, THEIRS, 5000)).found is None
 
 
@@ -228,7 +239,7 @@ async def test_a_refresh_begins_only_beside_the_value_that_was_seen(stores: Both
     beside = Place(place.name, Slot.REFRESH)
     assert (await one.claim(beside, OURS, 5000, ANSWER)).moved
     await one.put(place.name, ANSWER, 60_000)
-    assert (await one.claim(beside, OURS, 5000, b"\4 another")).moved
+    assert (await one.claim(beside, OURS, 5000, answer(b"another")[:53])).moved
     assert (await one.claim(beside, OURS, 5000, ANSWER[:5])).found is None
     there = await other.claim(beside, THEIRS, 5000, ANSWER)
     assert (there.found, there.moved) == (OURS, False)
@@ -260,25 +271,79 @@ async def test_a_value_outlives_its_refresh(stores: Both, place: Place) -> None:
             pass
 
 
+async def test_a_value_that_is_not_replaced_ends_as_it_was_to(stores: Both, place: Place) -> None:
+    """Refreshes that come to nothing do not keep it for ever."""
+    one, other = stores
+    beside = Place(place.name, Slot.REFRESH)
+    soon = answer(kept_until_ms=round(time.time() * 1000) + 30)
+    await one.put(place.name, soon, 30)
+    await one.claim(beside, OURS, 60_000, soon)
+    assert await one.commit(ending(beside, b"error", 0))
+    async with asyncio.timeout(5):
+        while await other.get_many([place.name]) != [None]:
+            pass
+    await one.put(place.name, ANSWER, 60_000)
+    await one.claim(beside, OURS, 5_000, ANSWER)
+    assert await one.commit(ending(beside, b"error", 0))
+    assert await other.get_many([place.name]) == [ANSWER]
+
+
+async def test_a_refresh_of_an_older_generation_stores_nothing(stores: Both, place: Place) -> None:
+    """Its model was invalidated: neither the new answer nor the lease of who works on it gives way."""
+    one, other = stores
+    beside = Place(place.name, Slot.REFRESH)
+    for there in (answer(generation=b"G" * 8), lease_mark(b"G" * 8, b"t" * 16)):
+        heard = Heard(other)
+        await one.put(place.name, ANSWER, 60_000)
+        await one.claim(beside, OURS, 5000, ANSWER)
+        await other.register(beside, OURS, 20_000)
+        await other.put(place.name, there, 60_000)
+        assert not await one.commit(ending(beside, answer(b"late")))
+        assert await other.get_many([place.name]) == [there]
+        assert (await other.claim(beside, THEIRS, 5000)).found is None
+        await other.commit(Commit(Held(beside, THEIRS, b""), b"", 0, b"P", DIGEST))
+        await until(lambda heard=heard: heard.pushes[:1] == [b"V" + DIGEST + b"o" * 16 + answer(b"late")])  # type: ignore[misc]
+
+
+async def test_a_claim_sees_what_stands_beside_the_value(stores: Both, place: Place) -> None:
+    """A refresh whose value has gone: somebody is at work."""
+    one, other = stores
+    await one.claim(Place(place.name, Slot.REFRESH), OURS, 5000)
+    claimed = await other.claim(place, THEIRS, 5000)
+    assert (claimed.found, claimed.beside) == (None, OURS)
+
+
 async def test_what_a_commit_leaves_behind_stands_in_its_place(stores: Both, place: Place) -> None:
     """For as long as it says; failures are counted until one comes to a good end, or the key is invalidated."""
     one, other = stores
+    later = cool_down_mark(GENERATION, 9)
     await one.claim(place, OURS, 5000)
-    assert await one.commit(ending(place, b"error", 0, mark=b"\6 later", mark_ms=60_000, failures=1))
+    assert await one.commit(ending(place, b"error", 0, mark=later, mark_ms=60_000, failures=b"one"))
     found = await other.claim(place, THEIRS, 5000)
-    assert (found.found, found.failures) == (b"\6 later", 1)
-    await one.take_over(place, b"\6 later", OURS, 5000)
-    assert await one.commit(ending(place, ANSWER, failures=0))
+    assert (found.found, found.failures) == (later, b"one")
+    await one.take_over(place, later, OURS, 5000)
+    assert await one.commit(ending(place, ANSWER, failures=b""))
     beside = Place(place.name, Slot.REFRESH)
-    assert (await one.claim(beside, OURS, 5000, ANSWER)).failures == 0
-    assert await one.commit(ending(beside, b"error", 0, mark=b"\6 later", mark_ms=30, failures=2))
+    assert (await one.claim(beside, OURS, 5000, ANSWER)).failures == b""
+    assert await one.commit(ending(beside, b"error", 0, mark=later, mark_ms=30, failures=b"two"))
     assert await other.get_many([place.name]) == [ANSWER]
     async with asyncio.timeout(5):
         while (found := await other.claim(beside, THEIRS, 5000, ANSWER)).found is not None:
-            assert found.found == b"\6 later"
-    assert found.failures == 2
+            assert found.found == later
+    assert found.failures == b"two"
     await one.fence(place.name)
-    assert (await one.claim(place, OURS, 5000)).failures == 0
+    assert (await one.claim(place, OURS, 5000)).failures == b""
+
+
+async def test_an_invalidated_key_has_nothing_to_hand_over(stores: Both, place: Place) -> None:
+    """What was laid beside for those who wait goes too."""
+    one, other = stores
+    await one.claim(place, OURS, 5000)
+    await other.register(place, OURS, 20_000)
+    await one.commit(ending(place, b"x" * (PUSH_MAX_BYTES + 1), 0))
+    assert await other.get_many([beside_name(place.name, "h")]) != [None]
+    await one.fence(place.name)
+    assert await other.get_many([beside_name(place.name, "h")]) == [None]
 
 
 async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place: Place) -> None:

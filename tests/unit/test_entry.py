@@ -7,11 +7,13 @@ from responder.cache import Entry, decode_entry, encode_entry
 from responder.cache.entry import (
     cool_down_mark,
     cools_until_ms,
+    failures_note,
     generation_of,
     is_entry,
     is_lease,
     is_unshared,
     lease_mark,
+    read_failures,
     token_of,
     unshared_mark,
 )
@@ -69,21 +71,23 @@ def test_a_value_cut_short_is_a_miss(length: int) -> None:
 GOLDEN = {
     "answer": (
         "04"  # format
-        "3c97ceda"  # crc32 of what follows
+        "d07de5e9"  # crc32 of what follows
         "64646464646464646464646464646464"  # key digest
         "6767676767676767"  # generation
         "00000000000003e8"  # stored at
         "0000000000001770"  # fresh until
+        "0000000000002328"  # kept until
         "0000000c"  # duration
         "7b22726573756c74223a317d"  # body
     ),
     "refusal": (
         "05"  # format
-        "bcbbaa89"  # crc32 of what follows
+        "5ec7ebc8"  # crc32 of what follows
         "64646464646464646464646464646464"  # key digest
         "6767676767676767"  # generation
         "00000000000003e8"  # stored at
         "0000000000001770"  # fresh until
+        "0000000000000000"  # kept until
         "0000000c"  # duration
         "7b226572726f72223a317d"  # body
     ),
@@ -94,6 +98,7 @@ GOLDEN = {
     ),
     "cool-down": (
         "06"  # format
+        "6767676767676767"  # generation
         "0000018bcfe56800"  # until
     ),
     "unshared": (
@@ -109,14 +114,24 @@ def test_values_and_marks_are_written_as_ever() -> None:
     refusal = Entry(1_000, 6_000, 12, b'{"error":1}', Code.INVALID_ARGUMENT)
     mark = lease_mark(GENERATION, b"t" * 16)
     written = {
-        "answer": encode_entry(DIGEST, GENERATION, ENTRY),
+        "answer": encode_entry(DIGEST, GENERATION, ENTRY, 9_000),
         "refusal": encode_entry(DIGEST, GENERATION, refusal),
         "lease": mark,
-        "cool-down": cool_down_mark(1_700_000_000_000),
+        "cool-down": cool_down_mark(GENERATION, 1_700_000_000_000),
         "unshared": unshared_mark(mark),
     }
     assert {kind: value.hex() for kind, value in written.items()} == GOLDEN
     assert decode_entry(DIGEST, GENERATION, written["refusal"]) == refusal
-    assert [cools_until_ms(value) for value in written.values()] == [None, None, None, 1_700_000_000_000, None]
+    assert [cools_until_ms(GENERATION, value) for value in written.values()] == [
+        None,
+        None,
+        None,
+        1_700_000_000_000,
+        None,
+    ]
+    assert cools_until_ms(b"other ge", written["cool-down"]) is None
+    note = failures_note(GENERATION, 1_700_000_000_000, 3)
+    assert read_failures(GENERATION, note) == (3, 1_700_000_000_000)
+    assert read_failures(b"other ge", note) == read_failures(GENERATION, b"") == (0, 0)
     assert [is_unshared(value) for value in written.values()] == [False] * 4 + [True]
     assert [is_entry(value) for value in written.values()] == [True, True, False, False, False]

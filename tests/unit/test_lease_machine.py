@@ -1,6 +1,8 @@
 """Leases among replicas that freeze, die and are not heard, in virtual time: whatever happens in whatever order."""
 
 import asyncio
+import math
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -283,6 +285,13 @@ class LeaseMachine(RuleBasedStateMachine):
         """From now on no earlier answer; calls in the air become useless, so another may begin beside them."""
         self._hurt()
         self._run(self.world.memory.fence(KEY.name))
+        self.world.version += 1
+
+    @rule()
+    def invalidate_the_model(self) -> None:
+        """The same, for every answer of the model."""
+        self._hurt()
+        self.world.memory._set(KEY.generation_name, secrets.token_bytes(8), math.inf)
         self.world.version += 1
 
     @rule(seconds=st.sampled_from([0.0005, 0.0015, 0.1, 1.0, 3.1, 12.0]))
