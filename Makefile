@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 
-.PHONY: help setup demo bench soak test test-binaries test-faults test-stores fuzz chaos check fmt lock
+.PHONY: help setup demo bench soak test test-binaries test-faults test-stores fuzz chaos mutants check fmt lock
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
@@ -37,6 +37,9 @@ fuzz: setup  ## damage and cut AMQP streams for 10 minutes (FUZZ="--minutes 1" f
 
 chaos: setup  ## replicas under one kind of fault after another, and under all of them (CHAOS="--only restart" for less)
 	@$(SERVERS) $(PY) -m tests.chaos $(CHAOS)
+
+mutants: setup  ## plant faults in a copy, one after the other: each must turn something red
+	@$(SERVERS) $(PY) -m tests.mutants $(MUTANTS)
 
 check: setup  ## style, types, import rules
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .

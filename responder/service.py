@@ -138,6 +138,8 @@ class Service:
         if flight is not None:
             flights.join(flight, request)
         elif len(flights) >= self._pending:
+            if isinstance(found, Entry) and is_better_than_an_error(found, directives, now_ms):
+                return hit(found, now_ms)
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:

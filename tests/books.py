@@ -68,16 +68,16 @@ class Requester:
 
     Args:
         queue: of the model.
-        reply_queue: None for an exclusive one; a name for a durable quorum queue, which outlives the broker.
+        reply_queue: None for an exclusive one; a name for a durable one, which outlives the broker.
     """
 
-    def __init__(self, url: str, queue: str, reply_queue: str | None = None) -> None:
+    def __init__(self, url: str, queue: str, reply_queue: str | None = None, reply_queue_type: str = "quorum") -> None:
         self.books = Books()
         self._queue = queue.encode()
         self.reply_queue = reply_queue or f"replies-{random.randbytes(8).hex()}"
         spec = QueueSpec(self.reply_queue, durable=False, exclusive=True)
         if reply_queue is not None:
-            spec = QueueSpec(self.reply_queue, arguments={"x-queue-type": "quorum", "x-expires": 600_000})
+            spec = QueueSpec(self.reply_queue, arguments={"x-queue-type": reply_queue_type, "x-expires": 600_000})
         self.inbox = Inbox(
             url, [spec], name="requester", prefetch=1000, headers=(b"cache-status", b"retry-after-ms"), heartbeat_s=5
         )

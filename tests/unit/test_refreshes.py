@@ -494,3 +494,18 @@ def test_the_gate_of_a_model_is_open_at_first() -> None:
     """The house's model and the fakes' differ in that."""
     assert House().model.gate.is_set()
     assert not GatedModel().gate.is_set()
+
+
+async def test_stale_if_error_is_given_instead_of_a_refusal_for_too_much_work() -> None:
+    """And without it 429."""
+    house = await House.built({"keep_s": 60}, pending=1)
+    await house.reply()
+    house.clock.now += TTL_S + 1
+    house.model.gate.clear()
+    await house.services[0].handle([house.ask("b")])
+    await house.model.called(2)
+    await house.services[0].handle([house.ask(directives=Directives(stale_if_error_s=60)), house.ask()])
+    assert house.all[0].kinds()[1:] == ["stale", "none"]
+    assert house.all[0].codes()[1:] == ["ok", "RESOURCE_EXHAUSTED"]
+    house.model.gate.set()
+    await house.idle()
