@@ -16,7 +16,7 @@ from responder.logs import logger
 from responder.messages import Outcome, Request, decode_error, encode_error
 from responder.model import ServedModel, failure
 from responder.work import Work
-from schemas import CacheStatus, Code
+from schemas import Code, forwarded_status
 
 log = logger(__name__)
 
@@ -60,11 +60,11 @@ class Leading:
         """
         match await self._lease(work) if work.shared else None:
             case Entry() as entry if work.token:  # pushed, or read, after somebody else's call
-                return Outcome(entry.body, entry.code, status=CacheStatus(fwd=work.fwd, collapsed=True))
+                return Outcome(entry.body, entry.code, status=forwarded_status(work.fwd, collapsed=True))
             case Entry() as entry:
                 return hit(entry, self._answers.now_ms())
             case PushedError(content):
-                return replace(decode_error(content), status=CacheStatus(fwd=work.fwd, collapsed=True))
+                return replace(decode_error(content), status=forwarded_status(work.fwd, collapsed=True))
             case Cooling(until_ms):
                 return cooling(until_ms - self._answers.now_ms())
             case lease:
@@ -116,31 +116,30 @@ class Leading:
             else:
                 async with self._alone if suspect else nullcontext():
                     outcome = await work.model.answer(work.body, start)
-            if lease is not None:
-                outcome = await self._commit(lease, work.model, outcome)
+            stored = lease is not None and await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:
                 self._leases.ends.abandon(lease)  # unless it was committed
-        return replace(outcome, status=CacheStatus(fwd=work.fwd, stored=outcome.status.stored))
+        outcome.status = forwarded_status(work.fwd, stored=stored)
+        return outcome
 
-    async def _commit(self, lease: Lease, model: ServedModel, outcome: Outcome) -> Outcome:
-        """Say how it ended; the outcome that comes back knows whether it was stored, or when to try again."""
+    async def _commit(self, lease: Lease, model: ServedModel, outcome: Outcome) -> bool:
+        """Say how it ended, and note in an error when to try again; whether it was stored."""
         if outcome.code is not None and outcome.ttl_s <= 0:
             cool_ms = cool_down_ms(lease.failures) if outcome.code in COOLS else 0
             if outcome.code is Code.UNAVAILABLE:
-                outcome = replace(outcome, retry_after_ms=max(cool_ms, outcome.retry_after_ms or 0))
+                outcome.retry_after_ms = max(cool_ms, outcome.retry_after_ms or 0)
             await self._leases.ends.commit_error(lease, encode_error(outcome), cool_ms)
-            return outcome
+            return False
         now_ms = self._answers.now_ms()
         # A time to live that is none stays none, and one that is above none never becomes none, or endless.
         ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
         entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)
         if len(entry.body) > self._max_stored_bytes:
             await self._leases.ends.commit_too_large(lease, entry)
-            return outcome
+            return False
         kept_ms = round(model.keep_s * 1000) if ttl_ms and outcome.code is None else 0
-        stored = await self._leases.ends.commit(lease, entry, ttl_ms + kept_ms)
-        return replace(outcome, status=CacheStatus(stored=stored))
+        return await self._leases.ends.commit(lease, entry, ttl_ms + kept_ms)
 
 
 def is_suspect(lease: Lease) -> bool:

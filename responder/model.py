@@ -149,7 +149,7 @@ class ServedModel:
             outcome = self._failed(error)
         duration_s = time.monotonic() - began
         self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
-        outcome = replace(outcome, duration_ms=round(duration_s * 1000))
+        outcome.duration_ms = round(duration_s * 1000)
         self._on_call(self.name, outcome)
         return outcome
 

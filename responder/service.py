@@ -7,7 +7,6 @@ who waits for it. A fault of a request or of the model is a reply, never an exce
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from responder.cache import CachedAnswers, Entry, Gap
@@ -21,7 +20,7 @@ from responder.model import ServedModel, failure
 from responder.reading import Refused
 from responder.refreshing import Refreshes
 from responder.work import Work
-from schemas import NO_DIRECTIVES, NO_STATUS, Code
+from schemas import NO_DIRECTIVES, NO_STATUS, Code, forwarded_status
 
 log = logger(__name__)
 
@@ -183,7 +182,7 @@ class Service:
             log.error("flight_failed", exc_info=error)
             outcome = failure(Code.INTERNAL, "the responder failed on this request")
         own = outcome.status
-        joined = own if own.hit else replace(own, collapsed=True, stored=False)
+        joined = own if own.hit or own.fwd is None else forwarded_status(own.fwd, collapsed=True)
         kept = flight.about.kept if isinstance(flight.about, Work) else None
         now_ms = self._answers.now_ms() if kept is not None else 0
         replies = []

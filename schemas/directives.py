@@ -132,6 +132,12 @@ def hit_status(ttl_s: int) -> CacheStatus:
     return CacheStatus(hit=True, ttl_s=ttl_s)
 
 
+@lru_cache(maxsize=64)
+def forwarded_status(fwd: str, *, stored: bool = False, collapsed: bool = False) -> CacheStatus:
+    """The status of an answer for which the model was asked."""
+    return CacheStatus(fwd=fwd, stored=stored, collapsed=collapsed)
+
+
 # Of a reply that came from neither the cache nor a model, such as most errors.
 NO_STATUS = CacheStatus()
 

@@ -102,8 +102,8 @@ class RedisCache:
         else:
             claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
         # After the claim: who finds the fence of a later invalidation calls the model later than that.
-        names = [beside_name(place.name, suffix) for suffix in "xfr"]
-        beside = self._link.ask("MGET", attempts_name(place), *names)
+        base = place.name[:-1]
+        beside = self._link.ask("MGET", attempts_name(place), f"{base}x", f"{base}f", f"{base}r")
         try:
             found = await claimed
         except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
@@ -150,11 +150,11 @@ class RedisCache:
 
     async def commit(self, commit: Commit) -> bool:
         place, mark, fence = commit.held
-        beside = [beside_name(place.name, suffix) for suffix in "rwx"]
-        done: int = await self._run(
+        base, slot = place.name[:-1], place.slot.value
+        done: int = await self._begin(
             scripts.COMMIT,
-            [place.name, *beside, attempts_name(place), *(beside_name(place.name, suffix) for suffix in "fh")],
-            place.slot.value,
+            [place.name, f"{base}r", f"{base}w", f"{base}x", f"{base}a{slot}", f"{base}f", f"{base}h"],
+            slot,
             mark,
             commit.value,
             commit.ttl_ms,
