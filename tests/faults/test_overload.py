@@ -15,7 +15,7 @@ from tests.real import ForeignClient, responder_process, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(200)]
 
-CALL_S, AT_ONCE = 0.02, 4
+CALL_S, AT_ONCE = 0.04, 4
 CAPACITY = AT_ONCE / CALL_S
 
 
@@ -83,7 +83,7 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
             assert await requester.all_answered(10), books.row()
             async with ForeignClient.connected(servers.amqp_url) as client:
                 began = loop.time()
-                await client.ask(f"{namespace}predictions.limited", b'{"number": -1, "seconds": 0.02}')
+                await client.ask(f"{namespace}predictions.limited", b'{"number": -1, "seconds": 0.04}')
                 alone_again_s = loop.time() - began
             recovered_s = loop.time() - ended
             hints = sorted(books.retry_after_ms)
