@@ -7,12 +7,13 @@ reports, in lists, what became of each. Each keeps a connection of its own and b
 from lane.frames import header_field
 from lane.inbox import Inbox
 from lane.outbox import Outbox
-from lane.port import Binding, Delivery, Fate, Message, Properties, QueueSpec, Settlement
+from lane.port import Binding, Delivery, ExchangeSpec, Fate, Message, Properties, QueueSpec, Settlement
 from lane.template import Template
 
 __all__ = [
     "Binding",
     "Delivery",
+    "ExchangeSpec",
     "Fate",
     "Inbox",
     "Message",

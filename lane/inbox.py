@@ -9,7 +9,7 @@ from typing import Any, Self
 from lane import frames
 from lane.connection import LINK_ERRORS, Channel, Link
 from lane.frames import Event, consumer_and_tag, encode_settlement, locate
-from lane.port import Delivery, QueueSpec, Settlement
+from lane.port import Delivery, ExchangeSpec, QueueSpec, Settlement
 from lane.window import AckWindow
 from lane.wire import Moderation
 
@@ -27,6 +27,7 @@ class Inbox:
     Args:
         url, name, heartbeat_s: see `lane.connection.Link`.
         queues: what to consume; each is declared first unless `declare` is False.
+        exchanges: what the queues are bound to, declared with them; one that is somebody else's is not named here.
         prefetch: how many unsettled deliveries the broker may leave with us, for each queue.
         headers: the names of the headers to look for in every message.
         max_body_bytes: a larger body is skipped as it arrives; its delivery has `body` None.
@@ -43,6 +44,7 @@ class Inbox:
         *,
         name: str,
         prefetch: int,
+        exchanges: Sequence[ExchangeSpec] = (),
         heartbeat_s: int = 10,
         headers: Collection[bytes] = (),
         max_body_bytes: int = 16 * 2**20,
@@ -52,6 +54,7 @@ class Inbox:
     ) -> None:
         self._on_lost = on_lost
         self._queues = queues
+        self._exchanges = exchanges
         self._prefetch = prefetch
         self._headers = frozenset(headers)
         self._no_ack = no_ack
@@ -179,6 +182,8 @@ class Inbox:
         self._channel = channel
         self._window = AckWindow()
         if self._declare:
+            for exchange in self._exchanges:
+                await channel.amqp.exchange_declare(exchange.name, exchange_type=exchange.type, durable=True)
             for queue in self._queues:
                 await _declare(channel.amqp, queue)
         await channel.amqp.basic_qos(prefetch_count=self._prefetch)
@@ -229,5 +234,4 @@ async def _declare(channel: Any, queue: QueueSpec) -> None:
         queue.name, durable=queue.durable, exclusive=queue.exclusive, arguments=dict(queue.arguments)
     )
     if queue.binding is not None:
-        await channel.exchange_declare(queue.binding.exchange, exchange_type="direct", durable=True)
         await channel.queue_bind(queue.name, queue.binding.exchange, queue.binding.routing_key)

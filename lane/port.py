@@ -111,10 +111,18 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A direct exchange that feeds a queue."""
+    """An exchange that feeds a queue."""
 
     exchange: str
     routing_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeSpec:
+    """A durable exchange, `direct` or `topic`."""
+
+    name: str
+    type: str = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,7 @@ class QueueSpec:
         name: the queue's name.
         durable, exclusive: as in `queue.declare`.
         arguments: `x-` arguments.
-        binding: also declare this exchange, durable and direct, and bind the queue to it.
+        binding: what the queue is bound to when it is declared.
         consume: False declares the queue and leaves it to others (a dead-letter queue, say).
     """
 

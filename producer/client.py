@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from lane import Fate, Inbox, Message, Outbox, QueueSpec
+from lane import Binding, Fate, Inbox, Message, Outbox, QueueSpec
 from producer.errors import (
     DeadlineExceeded,
     NoBroker,
@@ -35,15 +35,31 @@ class PredictionClient:
         timeout_s: how long a call may take, unless it says otherwise.
         connect_timeout_s: how long entering may take.
         namespace: the responders' RESPONDER_NAMESPACE.
+        user_id: the broker's user of `url`, to travel with each request; the broker refuses a false one.
+        exchange: where requests are published, e.g. `predictions`, for a user who may not write to the default one.
+        reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; the reply queue is bound to it with its own name.
+        reply_prefix: what the name of the reply queue begins with.
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 30.0, connect_timeout_s: float = 10.0, namespace: str = ""
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        connect_timeout_s: float = 10.0,
+        namespace: str = "",
+        user_id: str | None = None,
+        exchange: str = "",
+        reply_exchange: str = "",
+        reply_prefix: str = "replies.",
     ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._reply_queue = f"replies.{uuid.uuid4().hex}"
-        self._writer = RequestWriter(namespace=namespace, reply_to=self._reply_queue)
+        self._reply_queue = f"{reply_prefix}{uuid.uuid4().hex}"
+        self._writer = RequestWriter(
+            prefix="" if exchange else f"{namespace}predictions.", reply_to=self._reply_queue, user_id=user_id
+        )
+        binding = Binding(reply_exchange, self._reply_queue) if reply_exchange else None
         # Nobody who has not seen one can guess another, so a forged reply finds no call.
         session = secrets.token_hex(6).encode()
         self._ids = (b"%b-%d" % (session, number) for number in itertools.count(1))
@@ -51,7 +67,7 @@ class PredictionClient:
         self._reader: asyncio.Task[None] | None = None
         self._inbox = Inbox(
             url,
-            [QueueSpec(self._reply_queue, durable=False, exclusive=True)],
+            [QueueSpec(self._reply_queue, durable=False, exclusive=True, binding=binding)],
             name="prediction client replies",
             prefetch=_PREFETCH,
             headers=REPLY_HEADERS,
@@ -59,7 +75,7 @@ class PredictionClient:
             on_lost=lambda: self._fail_all("the connection was lost while the reply was awaited"),
         )
         self._closed = asyncio.Event()
-        self._outbox = Outbox(url, name="prediction client requests", on_fate=self._on_fate)
+        self._outbox = Outbox(url, name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
 
     def __repr__(self) -> str:
         return f"<PredictionClient {self._reply_queue} waiting={len(self._waiting)}>"

@@ -18,14 +18,19 @@ class RequestWriter:
     """Makes the messages of one client; what they share is encoded once.
 
     Args:
-        namespace: the responders' RESPONDER_NAMESPACE.
+        prefix: what a model's routing key begins with.
         reply_to: the client's own queue.
+        user_id: see `PredictionClient`.
     """
 
-    def __init__(self, *, namespace: str, reply_to: str) -> None:
-        self._queue_prefix = f"{namespace}predictions."
+    def __init__(self, *, prefix: str, reply_to: str, user_id: str | None = None) -> None:
+        self._prefix = prefix
         self._template = Template(
-            content_type=b"application/json", reply_to=reply_to.encode(), type=b"call", persistent=True
+            content_type=b"application/json",
+            reply_to=reply_to.encode(),
+            type=b"call",
+            user_id=None if user_id is None else user_id.encode(),
+            persistent=True,
         )
         self._routing_keys: dict[str, bytes] = {}
 
@@ -75,7 +80,7 @@ class RequestWriter:
         )
 
     def _routing_key(self, model: str) -> bytes:
-        key = f"{self._queue_prefix}{model}".encode()
+        key = f"{self._prefix}{model}".encode()
         if len(key) > MAX_NAME_BYTES:
             msg = f"no model has a name of {len(model)} characters"
             raise UnknownModel(msg)

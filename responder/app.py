@@ -16,16 +16,17 @@ from responder.leading import Leading
 from responder.lease import REPLICA_BYTES, Leases
 from responder.logs import logger
 from responder.metrics import Metrics
-from responder.model import ServedModel
+from responder.model import ModelNotLoaded, ServedModel
 from responder.pipeline import Pipeline
 from responder.predictor import Predictor
 from responder.settings import Settings
-from responder.topology import request_queue, topology
+from responder.topology import exchanges, request_queue, topology
 from responder.wire import HEADERS, Intake, ReplyPolicy
 
 log = logger(__name__)
 
 REPLY_NACK_RETRIES = 4
+FIRST_LOAD_DELAY_S, MAX_LOAD_DELAY_S = 0.1, 1.0
 
 
 class Responder:
@@ -60,6 +61,7 @@ class Responder:
         self._pipeline: Pipeline | None = None
         self._outbox: Outbox | None = None
         self._running: asyncio.Task[None] | None = None
+        self._why_not_loaded: dict[str, str] = {}
         self.health_port: int | None = None
 
     def __repr__(self) -> str:
@@ -68,7 +70,10 @@ class Responder:
     @property
     def missing(self) -> list[str]:
         """What keeps it from answering: nothing when it is ready."""
-        parts = [f"model {model.name}: not loaded" for model in self._models if not model.is_loaded]
+        why = self._why_not_loaded
+        parts = [
+            why.get(model.name, f"model {model.name}: not loaded") for model in self._models if not model.is_loaded
+        ]
         if self._running is not None and self._running.done():
             parts.append("pipeline: ended")
         if not self._inbox.is_consuming:
@@ -137,17 +142,23 @@ class Responder:
         log.info("replica", id=replica.hex())
         for model in self._models:
             self._stack.push_async_callback(model.close)
-            await model.load()
-            log.info("model_loaded", model=model.name, version=model.version)
+            await self._load(model)
         pipeline = Pipeline(
             models={request_queue(settings.namespace, model.name): model for model in self._models},
             inbox=self._inbox,
             answers=answers,
             leading=Leading(answers, leases, max_stored_bytes=settings.max_stored_bytes),
             pending=settings.pending,
-            intake=Intake(settings.max_body_bytes, settings.tenant_from_user_id, self._metrics.count_odd),
+            intake=Intake(
+                settings.max_body_bytes,
+                settings.tenant_from_user_id,
+                self._metrics.count_odd,
+                users=None if settings.require_user_id is None else re.compile(settings.require_user_id.encode()),
+            ),
             policy=ReplyPolicy(
-                own=f"{settings.namespace}predictions".encode(), pattern=re.compile(settings.reply_to_pattern.encode())
+                own=f"{settings.namespace}predictions".encode(),
+                pattern=re.compile(settings.reply_to_pattern.encode()),
+                exchange=settings.reply_exchange,
             ),
             metrics=self._metrics,
         )
@@ -165,6 +176,24 @@ class Responder:
         self._pipeline = pipeline
         self._running = asyncio.create_task(pipeline.run(self._outbox), name="pipeline")
 
+    async def _load(self, model: ServedModel) -> None:
+        """What a model needs, a file or another service, may come later than we do."""
+        clock = asyncio.get_running_loop().time
+        give_up_at, delay_s = clock() + self._settings.load_timeout_s, FIRST_LOAD_DELAY_S
+        while True:
+            try:
+                await model.load()
+            except ModelNotLoaded as error:
+                self._why_not_loaded[model.name] = str(error)
+                if clock() + delay_s > give_up_at:
+                    raise
+                log.warning("model_not_loaded", problem=str(error), again_in_s=delay_s)
+            else:
+                log.info("model_loaded", model=model.name, version=model.version)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_LOAD_DELAY_S)
+
     def _build_inbox(self) -> Inbox:
         settings = self._settings
         return Inbox(
@@ -177,6 +206,7 @@ class Responder:
             ),
             name="responder requests",
             prefetch=settings.prefetch,
+            exchanges=exchanges(settings.namespace, settings.reply_exchange),
             heartbeat_s=settings.heartbeat_s,
             headers=HEADERS,
             max_body_bytes=settings.max_body_bytes,

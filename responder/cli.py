@@ -13,7 +13,7 @@ from responder.discovery import find_predictors
 from responder.logs import set_up_logs
 from responder.predictor import Predictor
 from responder.settings import InvalidSettings, Settings
-from responder.signature import InvalidPredictor
+from responder.signature import InvalidPredictor, problem_with_name
 from responder.topology import request_queue
 
 FAILED, USAGE = 1, 2
@@ -142,7 +142,8 @@ def redrive(
         settings = Settings.from_environment()
     except InvalidSettings as error:
         _wrong_usage(str(error))
-    from responder.redrive import Letter, NotReached, Plan, Redrive  # see `serve`
+    from responder.reaching import NotReached  # see `serve`
+    from responder.redrive import Letter, Plan, Redrive
 
     def told(letter: Letter) -> None:
         if not as_json:
@@ -172,6 +173,33 @@ def redrive(
         typer.echo(", ".join(f"{count} {fate}" for fate, count in counts.items()) or "no dead letters")
     if any(one.fate.startswith("kept") for one in run.letters):
         raise typer.Exit(FAILED)
+
+
+@cli.command()
+def declare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="models' names, e.g. price")],
+    as_json: AsJson = False,  # noqa: FBT002 - a command-line flag
+) -> None:
+    """Declare the queues and exchanges, as a user who may, for responders with RESPONDER_DECLARE=false.
+
+    It needs no model's code, and the settings that the responders have.
+    """
+    try:
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        _wrong_usage(str(error))
+    for problem in filter(None, map(problem_with_name, models)):
+        _wrong_usage(problem)
+    from responder.declaring import declared  # see `serve`
+    from responder.reaching import NotReached
+
+    logging.getLogger("lane").setLevel(logging.ERROR)  # what it has to say of connections is said below
+    try:
+        lines = asyncio.run(declared(settings, models))
+    except NotReached as error:
+        typer.echo(f"RabbitMQ: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+    typer.echo(json.dumps({"declared": lines}, indent=2) if as_json else "\n".join(lines))
 
 
 def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
+from responder.reaching import reached
 from responder.settings import Settings
 from responder.topology import dead_letter_queue
 from responder.wire import HEADERS, REPLY_TYPES, ReplyPolicy
@@ -24,8 +25,6 @@ REASON, QUEUE = b"x-first-death-reason", b"x-first-death-queue"  # RabbitMQ's de
 REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms")
 QUIET_S = 1.0  # a dead-letter queue from which nothing has come for so long is at its end
 COPIES_S = 5.0
-CONNECT_S, GLANCE_S = 10.0, 0.1
-HOPELESS = ("NOT_FOUND", "ACCESS_REFUSED", "NOT_ALLOWED")  # to try again changes nothing
 OURS = "redrive-"
 ANSWERED, NOBODY, DROPPED = "answered", "answered, but nobody waits for it any more", "a copy of ours: dropped"
 _KEPT_CODES = frozenset({Code.MODEL_CRASHED.name, Code.DEADLINE_EXCEEDED.name})
@@ -94,10 +93,6 @@ class Plan:
         return None
 
 
-class NotReached(Exception):
-    """The broker, or the dead-letter queue; the message says why."""
-
-
 @dataclass
 class Redrive:
     """One run over the dead-letter queue.
@@ -118,7 +113,9 @@ class Redrive:
         self._address = f"{OURS}{secrets.token_hex(8)}"
         self._prefix = f"{settings.namespace}predictions."
         self._policy = ReplyPolicy(
-            own=f"{settings.namespace}predictions".encode(), pattern=re.compile(settings.reply_to_pattern.encode())
+            own=f"{settings.namespace}predictions".encode(),
+            pattern=re.compile(settings.reply_to_pattern.encode()),
+            exchange=settings.reply_exchange,
         )
         self._dead = Inbox(
             url,
@@ -151,7 +148,7 @@ class Redrive:
         async with AsyncExitStack() as stack:
             for part in parts:
                 await stack.enter_async_context(part)
-            await self._reached(parts)
+            await reached(parts)
             dead, replies = _Batches(self._dead), _Batches(self._replies)
             while len(self.letters) < self.plan.limit and (batch := await dead.next(QUIET_S)):
                 self.letters += map(self._letter, batch)
@@ -169,20 +166,6 @@ class Redrive:
             self._dead.settle(kept, Settlement.REQUEUE)
             await self._dead.stop()
         return Counter(letter.fate for letter in self.letters)
-
-    async def _reached(self, parts: Sequence[Inbox | Outbox]) -> None:
-        waits = [part.consuming() if isinstance(part, Inbox) else part.up() for part in parts]
-        up, turns = asyncio.gather(*waits), round(CONNECT_S / GLANCE_S)
-        for turn in range(turns):
-            await asyncio.wait({up}, timeout=GLANCE_S)
-            if up.done():
-                return
-            why = next((part.last_error for part in parts if part.last_error), f"no answer within {CONNECT_S:g} s")
-            if turn == turns - 1 or any(word in why for word in HOPELESS):
-                up.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await up
-                raise NotReached(why)
 
     def _letter(self, delivery: Delivery) -> Letter:
         headers = delivery.properties.headers

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import AsyncExitStack
 
 from responder.app import Responder
 from responder.cache.link import InvalidCacheUrl
@@ -48,10 +49,21 @@ def _loop(predictors: list[Predictor], settings: Settings) -> int:
 async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def on_signal() -> None:
+        """The second one means now: whatever is unfinished goes back to the queue with the connection."""
+        if stop.is_set():
+            _leave_at_once()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
+    responder = Responder(predictors, settings)
     try:
-        async with Responder(predictors, settings) as responder:
+        async with AsyncExitStack() as stack:
+            if not await _entered(stack, responder, stop):
+                log.info("stopped_while_starting")
+                return OK
             # What is there now stays: the collector need not look at it again and again. Requests leave no cycles, but
             # models may, so the young generation grows a little and the others stay as they were.
             gc.collect()
@@ -60,9 +72,6 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
             await _announce(responder, predictors, stop)
             await stop.wait()
             log.info("stopping", grace_s=settings.grace_s)
-            # The second signal means now: whatever is unfinished goes back to the queue with the connection.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, _leave_at_once)
             finished = await responder.drain()
     except ModelNotLoaded as error:
         log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
@@ -71,6 +80,21 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
         log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
         return FAILED
     return OK if finished else FAILED
+
+
+async def _entered(stack: AsyncExitStack, responder: Responder, stop: asyncio.Event) -> bool:
+    """Start it; False when it was told to stop before it had started. A model may take long to load."""
+    entering = asyncio.ensure_future(stack.enter_async_context(responder))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({entering, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not entering.done():
+        entering.cancel()
+    try:
+        await entering
+    except asyncio.CancelledError:
+        return False
+    return True
 
 
 def _leave_at_once() -> None:

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     declare_topology: Annotated[bool, Field(validation_alias="RESPONDER_DECLARE")] = True
     reply_exchange: Annotated[str, Field(max_length=255)] = ""
     reply_to_pattern: Annotated[str, AfterValidator(_a_pattern)] = ".+"
+    require_user_id: Annotated[str, AfterValidator(_a_pattern)] | None = None
     tenant_from_user_id: bool = False
+    load_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     health_host: str = "0.0.0.0"
     health_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     log: Literal["console", "json"] | None = None

@@ -19,6 +19,13 @@ class InvalidPredictor(TypeError):
     """A predictor that cannot be served; the message names the line to change."""
 
 
+def problem_with_name(name: str) -> str | None:
+    """Why no model can have this name; None when one can."""
+    if _NAME.fullmatch(name) and name not in _RESERVED_NAMES:
+        return None
+    return f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
+
+
 def where_is(target: Callable[..., Any]) -> str:
     try:
         return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
@@ -45,9 +52,10 @@ def check_options(
     concurrency: int | None,
     seconds: Mapping[str, float | None],
 ) -> None:
+    bad_name = problem_with_name(name)
     wrong = [option for option, value in seconds.items() if value is not None and not 0 <= value <= MAX_TTL_S]
-    if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
-        problem = f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
+    if bad_name is not None:
+        problem = bad_name
     elif not version or len(version) > 100 or not version.isprintable():
         problem = f"version {version!r} must be 1 to 100 printable characters"
     elif wrong:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lane import Binding, QueueSpec
+from lane import Binding, ExchangeSpec, QueueSpec
 
 DELIVERY_LIMIT = 50  # prefetched innocents gain a delivery at every drain and lost connection
 DEAD_LETTERS_KEPT = 100_000
@@ -20,7 +20,20 @@ def dead_letter_queue(namespace: str) -> str:
     return f"{namespace}predictions.dead"
 
 
-def topology(namespace: str, models: Sequence[str], *, queue_type: str, max_length: int | None) -> list[QueueSpec]:
+def exchanges(namespace: str, reply_exchange: str) -> list[ExchangeSpec]:
+    """Where requests are published, and replies unless that is the default exchange.
+
+    The one for replies is a topic exchange: only there the broker can hold each user to routing keys of its own.
+    """
+    return [
+        ExchangeSpec(f"{namespace}predictions"),
+        *([ExchangeSpec(reply_exchange, "topic")] if reply_exchange else []),
+    ]
+
+
+def topology(
+    namespace: str, models: Sequence[str], *, queue_type: str, max_length: int | None, consume: bool = True
+) -> list[QueueSpec]:
     """What a responder declares: a request queue for each model, bound to the exchange, and the dead-letter queue.
 
     Everything is durable; RabbitMQ 4.3 refuses queues that are neither durable nor exclusive.
@@ -47,7 +60,9 @@ def topology(namespace: str, models: Sequence[str], *, queue_type: str, max_leng
     return [
         dead,
         *(
-            QueueSpec(request_queue(namespace, model), arguments=arguments, binding=Binding(exchange, model))
+            QueueSpec(
+                request_queue(namespace, model), arguments=arguments, binding=Binding(exchange, model), consume=consume
+            )
             for model in models
         ),
     ]

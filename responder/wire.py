@@ -31,10 +31,12 @@ class ReplyPolicy:
     Args:
         own: a prefix of queues that no reply goes to: the responder's own.
         pattern: a whole name must match it to be a reply queue.
+        exchange: where replies are published; only the default one, the empty name, reaches direct reply-to addresses.
     """
 
     own: bytes
     pattern: re.Pattern[bytes]
+    exchange: str = ""
     _known: dict[bytes, bool] = field(default_factory=dict, compare=False)
 
     def accepts(self, reply_to: bytes) -> bool:
@@ -48,7 +50,7 @@ class ReplyPolicy:
 
     def _decide(self, reply_to: bytes) -> bool:
         if reply_to.startswith(DIRECT_PREFIXES):
-            return _DIRECT.fullmatch(reply_to) is not None
+            return not self.exchange and _DIRECT.fullmatch(reply_to) is not None
         return not reply_to.startswith(self.own) and self.pattern.fullmatch(reply_to) is not None
 
 
@@ -59,12 +61,14 @@ class Intake:
     Args:
         max_body_bytes: a larger body is 413 PAYLOAD_TOO_LARGE.
         tenant_from_user_id: take the tenant from the user that the broker has validated, never from a header.
+        users: a request must come from a user whose whole name matches this; None lets anybody ask.
         count: called with the name of something odd that was ignored.
     """
 
     max_body_bytes: int
     tenant_from_user_id: bool
     count: Callable[[str], None]
+    users: re.Pattern[bytes] | None = None
 
     def request(self, delivery: Delivery, model: ServedModel, now: float, now_ms: int) -> Request:
         """The request in a delivery. Its body moves into the request, so that it is held once.
@@ -74,12 +78,14 @@ class Intake:
             now_ms: the same moment in milliseconds since the Unix epoch.
 
         Raises:
-            Refused: 400, 413 or 415.
+            Refused: 400, 403, 413 or 415.
         """
         given = delivery.properties
         body, delivery.body = delivery.body, b""
         if given.broken:
             raise Refused(Code.INVALID_ARGUMENT, "the AMQP properties are damaged")
+        if self.users is not None and not (given.user_id and self.users.fullmatch(given.user_id)):
+            raise Refused(Code.PERMISSION_DENIED, _not_for(given.user_id))
         if body is None:
             raise Refused(Code.PAYLOAD_TOO_LARGE, f"the body has more than {self.max_body_bytes} bytes")
         if given.content_type != JSON or given.content_encoding is not None:
@@ -123,6 +129,12 @@ class Intake:
             else:
                 deadline, has_deadline = min(deadline, now + left_ms / 1000), True
         return deadline, has_deadline
+
+
+def _not_for(user_id: bytes | None) -> str:
+    if not user_id:
+        return "set the property user_id to the user of your connection; this responder answers known users only"
+    return f"the user {user_id[:60].decode('utf-8', 'replace')!r} may not ask this responder"
 
 
 def _left_ms(header: bytes | None, now_ms: int) -> int | None:

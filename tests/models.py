@@ -119,7 +119,7 @@ async def slow(task: Task) -> Done:
     return Done(square=task.number**2)
 
 
-@predictor(name="deadly", version="1", timeout_s=5)
+@predictor(name="deadly", version="1")
 async def deadly(task: Task) -> Done:
     """End the process, without a word, when it is told to."""
     record("start", task.number)
@@ -166,3 +166,30 @@ async def limited(task: Task) -> Done:
     await asyncio.sleep(task.seconds)
     record("finish", task.number, time.monotonic())
     return Done(square=task.number**2)
+
+
+@predictor(name="late", version="1", ttl=60, timeout_s=5)
+class Late:
+    """A class whose weights come after it, and which says so."""
+
+    def load(self) -> None:
+        """Fail for as long as they are not there."""
+        Path(os.environ["ORACLE_FOLDER"], "weights").read_bytes()
+
+    def predict(self, task: Task) -> Done:
+        """Square a number."""
+        return Done(square=task.number**2)
+
+
+@predictor(name="sleepy", version="1")
+class Sleepy:
+    """A class that takes a minute to load."""
+
+    def load(self) -> None:
+        """Block its thread."""
+        record("load", 0)
+        time.sleep(60)
+
+    def predict(self, task: Task) -> Done:
+        """Never reached."""
+        return Done(square=0)

@@ -133,9 +133,20 @@ class ResponderProcess:
 
     def metrics(self) -> str:
         """The exposition."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2) as response:
-            text: str = response.read().decode()
-            return text
+        return self.read("/metrics")
+
+    def read(self, path: str) -> str:
+        """What it says there, whatever the status is.
+
+        Raises:
+            OSError: nobody listens.
+        """
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=2) as response:
+                text: str = response.read().decode()
+                return text
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it, and to nobody else."""

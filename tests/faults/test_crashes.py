@@ -10,7 +10,7 @@ import pytest
 from deploy.found import Servers
 from tests.books import Fleet, Report, Requester
 from tests.crash_at import POINTS
-from tests.models import events
+from tests.models import events, recorded
 from tests.real import ForeignClient, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(580)]
@@ -92,3 +92,29 @@ async def test_kill_9_at_every_point_of_a_request_s_way(
     if POINTS.index(point) >= POINTS.index("stored"):
         assert starts == Counter(range(requests)), "called again although the answer had been stored"
     assert starts.total() <= 2 * requests
+
+
+async def test_one_input_that_kills_its_process_hurts_no_other(
+    servers: Servers, namespace: str, tmp_path: Path, report: Report
+) -> None:
+    """Amid 500 good ones, on three replicas that restart: three deaths, one dead letter, 500 answers."""
+    good = range(1, 501)
+    with Fleet.running(servers, namespace, "tests.models:deadly", 3, ORACLE_FOLDER=str(tmp_path)) as fleet:
+        async with Requester.connected(servers.amqp_url, f"{namespace}predictions.deadly") as requester:
+            books = requester.books
+            for number in good:
+                requester.ask(number, seconds=0.2)
+                if number == good[250]:
+                    requester.ask(0, seconds=0.1, ending="kill", identifier=b"killer")
+            assert await requester.all_answered(60), books.row()
+        async with ForeignClient.connected(servers.amqp_url) as client:
+            dead = await client.depth(f"{namespace}predictions.dead", 1)
+            assert await client.depth(f"{namespace}predictions.deadly") == 0
+        await until(lambda: fleet.deaths == 3, 5)
+    starts = Counter(recorded(tmp_path, "start"))
+    row = books.row() | {"deaths": fleet.deaths, "dead-lettered": dead, "model starts": starts.total()}
+    report("one input that kills its process", row)
+    assert (row["lost"], row["wrong"], row["unexpected"], dead) == (0, 0, 0, 1)
+    assert books.answered.pop(b"killer") == "MODEL_CRASHED"
+    assert books.codes == {"ok": len(good)}
+    assert (fleet.deaths, starts[0]) == (3, 3)

@@ -1,10 +1,7 @@
 """Stopping, and being stopped: nothing is lost."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
 from tests.models import recorded
-from tests.real import ROOT, ForeignClient, ResponderProcess, responder_process, until
+from tests.real import ForeignClient, ResponderProcess, responder_process, until
 
 pytestmark = pytest.mark.servers
 
@@ -135,17 +132,6 @@ async def test_a_hung_blocking_model_cannot_hold_the_exit(servers: Servers, name
             responder.signal(signal.SIGTERM)
             assert await asyncio.to_thread(responder.wait, 5) == 1
             assert await client.depth(queue, 1) == 1
-
-
-def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespace: str) -> None:
-    """Exit status 1, and the log says which and why."""
-    command = [sys.executable, "-m", "responder", "serve", "tests.models:Unloadable"]
-    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-    ended = subprocess.run(
-        command, env=os.environ | urls, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
-    )
-    assert ended.returncode == 1
-    assert "model unloadable: loading failed: FileNotFoundError: weights.bin" in ended.stderr
 
 
 async def test_a_responder_that_starts_before_its_broker_waits_for_it(namespace: str, tmp_path: Path) -> None:
