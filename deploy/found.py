@@ -32,13 +32,28 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and how they came about."""
+    """Where they are, and how they came about.
+
+    Args:
+        amqp_url, redis_url: for whoever may do anything there.
+        source: in a word.
+        broker, redis: the processes, where they are ours to hurt.
+        control: `rabbitmqctl`, where we may.
+        service: the same URLs, as a responder logs in that may do no more than it must.
+    """
 
     amqp_url: str
     redis_url: str
     source: str
     broker: Server | None = None
     redis: Server | None = None
+    control: Callable[..., str] | None = None
+    service: tuple[str, str] | None = None
+
+    def environment(self, namespace: str) -> dict[str, str]:
+        """A responder's."""
+        amqp_url, redis_url = self.service or (self.amqp_url, self.redis_url)
+        return {"AMQP_URL": amqp_url, "REDIS_URL": redis_url, "RESPONDER_NAMESPACE": namespace}
 
 
 def say(text: str) -> None:

@@ -44,7 +44,7 @@ def binaries() -> Iterator[Servers]:
         redis = stack.enter_context(RedisProcess.running(folder / "redis"))
         broker = stack.enter_context(BrokerProcess.running(folder / "rabbitmq"))
         say(f"RabbitMQ and Redis run from their binaries ({time.monotonic() - began:.1f} s)")
-        yield Servers(broker.url, redis.url, "binaries", broker, redis)
+        yield Servers(broker.url, redis.url, "binaries", broker, redis, broker.control)
 
 
 def _install() -> None:

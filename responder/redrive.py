@@ -278,6 +278,9 @@ class _Batches:
         """The next one; none after a while in which nothing came."""
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._batches))
+            self._next.add_done_callback(
+                lambda one: one.cancelled() or one.exception()
+            )  # the end, if nobody asks again
         done, _ = await asyncio.wait({self._next}, timeout=timeout_s)
         if not done:
             return []

@@ -187,7 +187,7 @@ class Fleet:
         cls, servers: Servers, namespace: str, model: str, count: int, *, module: str = "responder", **environment: str
     ) -> Iterator["Fleet"]:
         """So many running ones; `module` is what is run."""
-        urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
+        urls = servers.environment(namespace)
         one = cls([ResponderProcess(model, urls | environment, module) for _ in range(count)])
         try:
             for each in one.them:

@@ -11,6 +11,7 @@ import pytest
 from deploy.found import Servers
 from tests.books import Report
 from tests.real import running_servers, source_of
+from tests.rights import as_service
 
 _COUNTER = itertools.count(1)
 # pytest-asyncio saves the current event loop around each test. Where none was ever set, asking for it makes one, which
@@ -47,9 +48,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
-    """RabbitMQ and Redis, for the whole session; tests keep apart by their namespaces."""
+    """RabbitMQ and Redis, for the whole session; tests keep apart by their namespaces.
+
+    Responders log in as a user that may do no more than it must, wherever we may make one.
+    """
     with running_servers(request.config.getoption("--servers")) as found:
-        yield found
+        yield as_service(found)
 
 
 _ROWS: list[tuple[str, dict[str, object]]] = []

@@ -61,7 +61,14 @@ def _containers() -> Iterator[Servers]:
     with broker, RedisContainer(chosen["REDIS_IMAGE"], port=6379) as redis:
         amqp = f"{broker.get_container_host_ip()}:{broker.get_exposed_port(5672)}"
         cache = f"{redis.get_container_host_ip()}:{redis.get_exposed_port(6379)}"
-        yield Servers(f"amqp://guest:guest@{amqp}/", f"redis://{cache}/0", "containers")
+
+        def control(*words: str) -> str:
+            status, output = broker.exec(["rabbitmqctl", *words])
+            if status != 0:
+                raise RuntimeError(output.decode())
+            return str(output.decode())
+
+        yield Servers(f"amqp://guest:guest@{amqp}/", f"redis://{cache}/0", "containers", control=control)
 
 
 @contextmanager
@@ -73,9 +80,9 @@ def own_redis(folder: Path) -> Iterator[RedisProcess]:
 
 def settings(servers: Servers, namespace: str, **values: Any) -> Settings:
     """Settings for an embedded responder, without the environment's."""
-    return Settings.model_validate(
-        {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "namespace": namespace, **values}
-    )
+    chosen = servers.environment(namespace)
+    namespace = chosen.pop("RESPONDER_NAMESPACE")
+    return Settings.model_validate(chosen | {"namespace": namespace} | values)
 
 
 @asynccontextmanager
@@ -168,8 +175,7 @@ class ResponderProcess:
 @contextmanager
 def responder_process(servers: Servers, namespace: str, model: str, **environment: str) -> Iterator[ResponderProcess]:
     """A running one, gone at the end."""
-    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-    one = ResponderProcess(model, urls | environment)
+    one = ResponderProcess(model, servers.environment(namespace) | environment)
     try:
         one.start()
         yield one
@@ -259,8 +265,7 @@ def replicas(
     servers: Servers, namespace: str, model: str, count: int, **environment: str
 ) -> Iterator[list[ResponderProcess]]:
     """So many running ones, which start together."""
-    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-    them = [ResponderProcess(model, urls | environment) for _ in range(count)]
+    them = [ResponderProcess(model, servers.environment(namespace) | environment) for _ in range(count)]
     try:
         for one in them:
             one.launch()

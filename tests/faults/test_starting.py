@@ -105,8 +105,9 @@ async def test_a_stop_is_heard_while_a_model_blocks_its_thread_in_load(
 def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespace: str, patience_s: str) -> None:
     """When its time is over: exit status 1, and the log says which and why."""
     command = [sys.executable, "-m", "responder", "serve", "tests.models:Unloadable"]
-    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-    environment = os.environ | urls | {"RESPONDER_LOAD_TIMEOUT_S": patience_s, "RESPONDER_LOG": "json"}
+    environment = (
+        os.environ | servers.environment(namespace) | {"RESPONDER_LOAD_TIMEOUT_S": patience_s, "RESPONDER_LOG": "json"}
+    )
     ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
@@ -116,8 +117,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespac
 
 
 def _launched(model: str, servers: Servers, namespace: str, folder: Path) -> ResponderProcess:
-    urls = {"AMQP_URL": servers.amqp_url, "REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace}
-    one = ResponderProcess(model, urls | {"ORACLE_FOLDER": str(folder)})
+    one = ResponderProcess(model, servers.environment(namespace) | {"ORACLE_FOLDER": str(folder)})
     one.launch()
     return one
 

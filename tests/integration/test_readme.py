@@ -42,7 +42,7 @@ async def test_the_model_of_the_readme_is_served_by_the_client_of_the_readme(ser
     names: dict[str, Any] = {}
     exec(block("@predictor").replace("await my_model(features)", "1.0"), names)
     assert names["price"].name == "price"
-    code = block("PredictionClient").replace('"amqp://guest:guest@localhost/"', "url, namespace=namespace")
+    code = block("PredictionClient", "predict(").replace('"amqp://guest:guest@localhost/"', "url, namespace=namespace")
     lines = "\n".join(f"    {line}" for line in code.splitlines())
     shown: list[tuple[Any, ...]] = []
     names = {"print": lambda *values: shown.append(values)}
