@@ -248,6 +248,10 @@ class Link:
                 self._up.set()
             await asyncio.wait({self._ended})
             self._ended.result()
+        except aiormq.exceptions.InvalidFrameError:
+            if self._ended.done():
+                self._ended.result()  # what the broker said instead of what aiormq had expected
+            raise
         finally:
             self.end(ConnectionError("closed"))
             if self._ended.done():

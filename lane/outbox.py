@@ -287,14 +287,18 @@ class Outbox:
         self._returned = set()
         abandoned: list[Message] = []
         again: list[Message] = []
+        exhausted: list[Message] = []
         for message in unconfirmed.values():
             message.attempts += 1
-            if message.retry and message.attempts < MAX_ATTEMPTS:
+            if not message.retry:
+                abandoned.append(message)
+            elif message.attempts < MAX_ATTEMPTS:
                 again.append(message)
             else:
-                abandoned.append(message)
+                exhausted.append(message)
         self._waiting.extendleft(reversed(again))
         self._report(abandoned, Fate.ABANDONED)
+        self._report(exhausted, Fate.LOST)
 
     def _suspect(self, addresses: set[bytes]) -> None:
         """The broker failed on one of these (RabbitMQ 3.10 does on a stale direct reply-to address).

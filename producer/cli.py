@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -52,6 +53,9 @@ def ask(
     except ValueError as error:
         typer.echo(f"JSON: not a JSON value: {error}", err=True)
         raise typer.Exit(USAGE) from None
+
+    for noisy in ("lane", "aiormq"):  # what there is to say of connections is said below
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     async def call() -> Prediction:
         async with PredictionClient(amqp_url, namespace=namespace, connect_timeout_s=min(timeout, 10.0)) as client:

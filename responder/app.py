@@ -79,7 +79,7 @@ class Responder:
         if not self._inbox.is_consuming:
             parts.append(f"broker: not consuming: {self._inbox.last_error or 'connecting'}")
         if self._outbox is None or not self._outbox.is_up:
-            parts.append("broker: cannot reply")
+            parts.append(f"broker: cannot reply: {(self._outbox and self._outbox.last_error) or 'connecting'}")
         return parts
 
     @property

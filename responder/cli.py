@@ -150,7 +150,7 @@ def redrive(
             fate = "" if listed else letter.fate
             typer.echo(f"{letter.model:20} {letter.reason:15} {letter.identifier:40} {fate}".rstrip())
 
-    logging.getLogger("lane").setLevel(logging.ERROR)  # what it has to say of connections is said below
+    _say_it_once()
     plan = Plan(model, reason, limit, timeout, dry_run or listed)
     run = Redrive(settings, plan, told)
     try:
@@ -193,13 +193,19 @@ def declare(
     from responder.declaring import declared  # see `serve`
     from responder.reaching import NotReached
 
-    logging.getLogger("lane").setLevel(logging.ERROR)  # what it has to say of connections is said below
+    _say_it_once()
     try:
         lines = asyncio.run(declared(settings, models))
     except NotReached as error:
         typer.echo(f"RabbitMQ: {error}", err=True)
         raise typer.Exit(FAILED) from None
     typer.echo(json.dumps({"declared": lines}, indent=2) if as_json else "\n".join(lines))
+
+
+def _say_it_once() -> None:
+    """What there is to say of connections is said by the command."""
+    for noisy in ("lane", "aiormq"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
