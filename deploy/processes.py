@@ -159,7 +159,7 @@ class RedisProcess(_Process):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         folder.mkdir()
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.tls_port = folder, free_port(), 0
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.environment = dict(os.environ)
         self.command = [
@@ -189,6 +189,12 @@ class RedisProcess(_Process):
             yield one
         finally:
             one.kill()
+
+    def secure(self, authority: str, certificate: str, key: str) -> None:
+        """Before it starts: speak TLS too, on `tls_port`, to those who show a certificate of the authority."""
+        self.tls_port = free_port()
+        files = ("--tls-ca-cert-file", authority, "--tls-cert-file", certificate, "--tls-key-file", key)
+        self.command += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "yes", *files]
 
     def answers(self) -> bool:
         return _says(self.port, b"PING\r\n", b"+PONG")
@@ -263,6 +269,11 @@ class BrokerProcess(_Process):
         with cls.prepared(folder) as one:
             one.start()
             yield one
+
+    def configure(self, *lines: str) -> None:
+        """Add to its configuration, before it starts."""
+        with (self.folder / "rabbitmq.conf").open("a") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
     def answers(self) -> bool:
         return _says(self.port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")

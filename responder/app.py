@@ -61,6 +61,7 @@ class Responder:
         self._pipeline: Pipeline | None = None
         self._outbox: Outbox | None = None
         self._running: asyncio.Task[None] | None = None
+        self._cache: LeaseStore | None = None
         self._why_not_loaded: dict[str, str] = {}
         self.health_port: int | None = None
 
@@ -81,6 +82,12 @@ class Responder:
         if self._outbox is None or not self._outbox.is_up:
             parts.append(f"broker: cannot reply: {(self._outbox and self._outbox.last_error) or 'connecting'}")
         return parts
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is wrong and does not keep it from answering."""
+        problem = None if self._cache is None else self._cache.problem
+        return [] if problem is None else [f"cache: {problem}; answers are right, and not cached"]
 
     @property
     def unsettled(self) -> int:
@@ -131,11 +138,17 @@ class Responder:
 
             self.health_port = await enter(
                 health_server(
-                    settings.health_host, settings.health_port, not_ready=lambda: self.missing, metrics=self._metrics
+                    settings.health_host,
+                    settings.health_port,
+                    not_ready=lambda: self.missing,
+                    degraded=lambda: self.degraded,
+                    metrics=self._metrics,
                 )
             )
         replica = secrets.token_bytes(REPLICA_BYTES)
         cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
+        self._cache = cache
+        self._metrics.watch_cache(lambda: cache.problem is None)
         answers = CachedAnswers(cache, count=self._metrics.count_odd)
         leases = Leases(cache, answers, lease_s=settings.lease_s, replica=replica, count=self._metrics.count_odd)
         self._stack.push_async_callback(leases.close)

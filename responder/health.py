@@ -10,13 +10,19 @@ from responder.metrics import Metrics
 
 @asynccontextmanager
 async def health_server(
-    host: str, port: int, *, not_ready: Callable[[], list[str]], metrics: Metrics
+    host: str,
+    port: int,
+    *,
+    not_ready: Callable[[], list[str]],
+    degraded: Callable[[], list[str]],
+    metrics: Metrics,
 ) -> AsyncIterator[int]:
     """Serve the probes.
 
     Args:
         host, port: where to listen; port 0 takes a free one.
         not_ready: what is missing before requests can be answered; empty when nothing is.
+        degraded: what is wrong and does not keep requests from being answered.
         metrics: what to expose.
 
     Yields:
@@ -29,7 +35,7 @@ async def health_server(
 
     async def readyz(_: web.Request) -> web.Response:
         missing = not_ready()
-        body = {"status": "not ready" if missing else "ready", "missing": missing}
+        body = {"status": "not ready" if missing else "ready", "missing": missing, "degraded": degraded()}
         return web.json_response(body, status=503 if missing else 200)
 
     async def exposition(_: web.Request) -> web.Response:

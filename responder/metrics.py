@@ -1,8 +1,8 @@
 """Prometheus counters of the service, counted per batch with labels that are looked up once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from lane import Fate
 from responder.messages import Outcome
@@ -49,6 +49,7 @@ class Metrics:
         )
         self._counters: dict[tuple[str, Code | None, str], Counter] = {}
         self._fate_counters = {fate: self._fates.labels(fate.name.lower()) for fate in Fate}
+        self._cache_up = Gauge("responder_cache_up", "1 while the cache can be reached.", registry=self.registry)
         self._odd = Counter(
             "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
         )
@@ -78,6 +79,10 @@ class Metrics:
     def count_fates(self, fate: Fate, count: int) -> None:
         """Count what became of a batch of replies."""
         self._fate_counters[fate].inc(count)
+
+    def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        """Ask for the cache's state whenever somebody scrapes."""
+        self._cache_up.set_function(lambda: float(is_up()))
 
     def count_odd(self, kind: str) -> None:
         """Count one oddity; `kind` is one of a few words of ours."""

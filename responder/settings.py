@@ -13,6 +13,7 @@ from responder.answer import MAX_TTL_S
 from responder.reading import MAX_VALUES
 
 _PREFIX = "RESPONDER_"
+_TRUE = ("true", "1", "yes", "on")
 
 
 class InvalidSettings(Exception):
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
     def _redis(cls, url: SecretStr) -> SecretStr:
         if url.get_secret_value() != "memory://":
             _check_url(url, {"redis", "rediss", "unix"}, "redis://host:6379/0, or memory://")
+            asked = parse_qs(urlsplit(url.get_secret_value()).query)
+            unverified = asked.get("ssl_cert_reqs", ["required"]) != ["required"]
+            if unverified or asked.get("ssl_check_hostname", ["true"])[0].lower() not in _TRUE:
+                msg = "ssl_cert_reqs and ssl_check_hostname would accept any server; give ssl_ca_certs=... instead"
+                raise ValueError(msg)
         return url
 
     @classmethod

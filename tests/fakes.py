@@ -87,6 +87,11 @@ class BrokenCache:
         self.asked = 0
         self._inner = inner or MemoryCache()
 
+    @property
+    def problem(self) -> str | None:
+        """What its switch says."""
+        return "down" if self.is_down else None
+
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """As the inner cache, or not at all."""
         self.asked += 1

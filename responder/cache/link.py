@@ -74,6 +74,7 @@ class RedisLink:
     ) -> None:
         self._prepare = prepare
         self._subscription = subscription
+        self._purpose = "commands" if subscription is None else "pushes"
         self._timeout_s = timeout_s
         try:
             pool: Any = ConnectionPool.from_url(url)
@@ -112,6 +113,11 @@ class RedisLink:
         """Whether commands are sent; while False they fail at once."""
         return self._up is not None
 
+    @property
+    def problem(self) -> str | None:
+        """Why it is not up, in one line."""
+        return None if self._up is not None else self._problem
+
     def ask(self, *command: str | bytes | int) -> "asyncio.Future[Any]":
         """Send a command; the future's result is the reply, bytes undecoded.
 
@@ -131,15 +137,16 @@ class RedisLink:
             self._up.tell(command)
 
     async def _supervise(self) -> None:
-        delay_s = FIRST_DELAY_S
+        delay_s, said = FIRST_DELAY_S, ""
         while True:
             connection = _Pipelined(self._timeout_s, self._subscription)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._connect(connection)
-                delay_s = FIRST_DELAY_S
+                delay_s, said = FIRST_DELAY_S, ""
                 self._up = connection
                 self._tried.set()
+                log.info("redis_connected", to=self._purpose)
                 await self._watch(connection)
                 self._problem = connection.ended.result()
             except TimeoutError:
@@ -153,6 +160,9 @@ class RedisLink:
                 self._up = None
                 connection.end("closed")
             self._tried.set()
+            if self._problem != said:  # once, however long it lasts
+                said = self._problem
+                log.warning("redis_away", to=self._purpose, problem=said)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 

@@ -45,6 +45,10 @@ class MemoryCache:
         other._shared = self._shared
         return other
 
+    @property
+    def problem(self) -> None:
+        return None
+
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         return [self._shared._get(name) for name in names]
 

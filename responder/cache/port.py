@@ -105,6 +105,10 @@ class Commit:
 class Cache(Protocol):
     """Values by name, each with a time to live."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be reached, in one line; None while it can."""
+
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values of these names, in this order; None where there is none or it has expired.
 

@@ -56,6 +56,11 @@ class RedisCache:
         return self._link.is_up
 
     @property
+    def problem(self) -> str | None:
+        links = (self._link, self._inbox_link)
+        return next((link.problem for link in links if link is not None and link.problem is not None), None)
+
+    @property
     def hears(self) -> bool:
         """Whether what commits push arrives."""
         return self._inbox_link is not None and self._inbox_link.is_up

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec, 
 from tests.lanes import Echo, Witness, escaped_errors
 from tests.proxy import DOWN, UP, Proxy
 from tests.real import free_port, until
+from tests.tls import Authority
 
 pytestmark = pytest.mark.servers
 
@@ -266,26 +266,18 @@ async def test_replies_that_the_broker_does_not_read_do_not_stop_consuming(serve
 @pytest.fixture
 def tls_broker(tmp_path: Path) -> Iterator[str]:
     """A broker that speaks TLS only to those who trust its authority; the URL names the authority's file."""
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    for arguments in (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-authority -keyout ca.key -out ca.pem",
-        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-    ):
-        (keys / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        subprocess.run(["openssl", *arguments.split()], cwd=keys, check=True, capture_output=True)
+    authority = Authority(tmp_path / "keys")
+    authority.sign("server")
     port = free_port()
     with BrokerProcess.prepared(tmp_path / "rabbitmq") as broker:
-        with (tmp_path / "rabbitmq" / "rabbitmq.conf").open("a") as file:
-            file.write(
-                f"listeners.ssl.1 = 127.0.0.1:{port}\n"
-                f"ssl_options.cacertfile = {keys}/ca.pem\n"
-                f"ssl_options.certfile = {keys}/server.pem\n"
-                f"ssl_options.keyfile = {keys}/server.key\n"
-            )
+        broker.configure(
+            f"listeners.ssl.1 = 127.0.0.1:{port}",
+            f"ssl_options.cacertfile = {authority.file('ca.pem')}",
+            f"ssl_options.certfile = {authority.file('server.pem')}",
+            f"ssl_options.keyfile = {authority.file('server.key')}",
+        )
         broker.start()
-        yield str(URL(f"amqps://guest:guest@localhost:{port}/").with_query(cafile=str(keys / "ca.pem")))
+        yield str(URL(f"amqps://guest:guest@localhost:{port}/").with_query(cafile=authority.file("ca.pem")))
 
 
 async def test_tls_carries_the_same_batches(tls_broker: str, namespace: str) -> None:

@@ -37,6 +37,10 @@ class Wire:
         self.runs.set()
         self.is_dead = False
 
+    @property
+    def problem(self) -> None:
+        """Nobody asks here."""
+
     async def _over(self, work: Callable[[], Awaitable[T]]) -> T:
         await self.runs.wait()
         lost = self.loses.pop() if self.loses else ""
