@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -10,6 +11,14 @@ import structlog
 def logger(name: str) -> Any:
     """A logger of key-value events."""
     return structlog.stdlib.get_logger(name)
+
+
+def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what a stranger may have put into a name: no line of theirs, and nothing that a terminal obeys."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)[1:-1]
+    return event
 
 
 def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
@@ -25,6 +34,7 @@ def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _printable,
     ]
     if chosen == "json":
         renderers: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

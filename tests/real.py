@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
@@ -97,7 +97,10 @@ async def embedded(predictor: Predictor, chosen: Settings) -> AsyncIterator[Resp
 class ResponderProcess:
     """A responder as an operator runs it."""
 
-    def __init__(self, model: str, environment: dict[str, str], module: str = "responder") -> None:
+    def __init__(
+        self, model: str, environment: dict[str, str], module: str = "responder", stderr: IO[bytes] | None = None
+    ) -> None:
+        self._stderr = stderr
         self._module = module
         self._port = free_port()
         self._model = model
@@ -112,7 +115,7 @@ class ResponderProcess:
     def launch(self) -> None:
         """Start it."""
         command = [sys.executable, "-m", self._module, "serve", self._model]
-        self.process = subprocess.Popen(command, env=self._environment, cwd=ROOT)
+        self.process = subprocess.Popen(command, env=self._environment, cwd=ROOT, stderr=self._stderr)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
