@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -193,3 +193,33 @@ class Sleepy:
     def predict(self, task: Task) -> Done:
         """Never reached."""
         return Done(square=0)
+
+
+class Anything(BaseModel):
+    """An input that takes whatever JSON there is."""
+
+    value: Any
+
+
+@predictor(name="watched", version="1", ttl=60, timeout_s=5)
+class Watched:
+    """A model that notes how long its event loop was kept, in milliseconds of the loop's own processor time."""
+
+    def __init__(self) -> None:
+        self._seen = 0.0
+
+    async def load(self) -> None:
+        """Begin to watch."""
+        self._seen = time.thread_time()
+        self._tick()
+
+    def _tick(self) -> None:
+        now = time.thread_time()
+        if now - self._seen > 0.01:
+            record("kept", round((now - self._seen) * 1000))
+        self._seen = now
+        asyncio.get_running_loop().call_later(0.001, self._tick)
+
+    async def predict(self, given: Anything) -> Done:
+        """Say how long its text is."""
+        return Done(square=len(str(given.value)))
