@@ -220,6 +220,6 @@ class Watched:
         self._seen = now
         asyncio.get_running_loop().call_later(0.001, self._tick)
 
-    async def predict(self, given: Anything) -> Done:
-        """Say how long its text is."""
-        return Done(square=len(str(given.value)))
+    async def predict(self, _given: Anything) -> Done:
+        """Take no time of its own."""
+        return Done(square=0)
