@@ -201,9 +201,13 @@ class RedisProcess(_Process):
 
 
 class BrokerProcess(_Process):
-    """A RabbitMQ node of its own, with its own epmd, cookie, data and log."""
+    """A RabbitMQ node of its own, with its own data and log.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        beside: a node whose epmd it shares, so that the two can find each other; None for an epmd of its own.
+    """
+
+    def __init__(self, folder: Path, beside: "BrokerProcess | None" = None) -> None:
         super().__init__()
         folder.mkdir()
         self.folder, self.port = folder, free_port()
@@ -215,13 +219,13 @@ class BrokerProcess(_Process):
         (folder / "rabbitmq.conf").write_text("log.console = true\nlog.console.level = warning\n")
         (folder / "advanced.config").write_text("[].")
         (folder / "conf.d").mkdir()
-        epmd_port = free_port()
-        self._epmd = [shutil.which("epmd") or "epmd", "-address", "127.0.0.1", "-port", str(epmd_port)]
+        self._epmd_port: int = free_port() if beside is None else beside._epmd_port
+        self._epmd = [shutil.which("epmd") or "epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         self.environment = kept | {
             "HOME": str(folder),
             "NOTIFY_SOCKET": "none",  # the start script then becomes the VM instead of its parent
-            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"responder{self.port}@localhost",
             "RABBITMQ_NODE_PORT": str(self.port),
@@ -245,22 +249,39 @@ class BrokerProcess(_Process):
 
     @classmethod
     @contextmanager
-    def prepared(cls, folder: Path) -> Iterator["BrokerProcess"]:
+    def prepared(cls, folder: Path, beside: "BrokerProcess | None" = None) -> Iterator["BrokerProcess"]:
         """One that can be started."""
-        one = cls(folder)
+        one = cls(folder, beside)
+        with one._own_epmd() if beside is None else contextlib.nullcontext():
+            try:
+                yield one
+            finally:
+                one.kill()
+
+    @contextmanager
+    def _own_epmd(self) -> Iterator[None]:
         epmd = subprocess.Popen(
-            one._epmd,
+            self._epmd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=dies_with_us(),
         )
         try:
-            yield one
+            yield
         finally:
-            one.kill()
             epmd.kill()
             epmd.wait()
+
+    @property
+    def node(self) -> str:
+        """Its Erlang name."""
+        return self.environment["RABBITMQ_NODENAME"]
+
+    def join(self, other: "BrokerProcess") -> None:
+        """Make a cluster with a running node, or become part of its cluster; it forgets what it had."""
+        for words in (("stop_app",), ("reset",), ("join_cluster", other.node), ("start_app",)):
+            self.control(*words)
 
     @classmethod
     @contextmanager
@@ -281,7 +302,7 @@ class BrokerProcess(_Process):
     def control(self, *words: str) -> str:
         """Run `rabbitmqctl` on this node."""
         tool = Path(self.command[0]).with_name("rabbitmqctl")
-        command = [str(tool), "-n", self.environment["RABBITMQ_NODENAME"], *words]
+        command = [str(tool), "-n", self.node, *words]
         return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
 
 

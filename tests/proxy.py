@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 # Of a connection (0 for the first that was made) and a direction: how many bytes pass before both ends are cut.
@@ -12,10 +12,10 @@ UP, DOWN = "up", "down"
 
 
 class Proxy:
-    """Between one client and one server, on the loopback."""
+    """Between clients and a server, on the loopback; or the first of several servers that lets it connect."""
 
-    def __init__(self, port: int, limit: Limit = lambda _number, _way: None) -> None:
-        self._target = port
+    def __init__(self, port: int, limit: Limit = lambda _number, _way: None, others: Sequence[int] = ()) -> None:
+        self.targets = [port, *others]
         self._limit = limit
         self._server: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
@@ -34,10 +34,12 @@ class Proxy:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, url_or_port: str | int, limit: Limit = lambda _n, _w: None) -> AsyncIterator["Proxy"]:
+    async def running(
+        cls, url_or_port: str | int, limit: Limit = lambda _n, _w: None, others: Sequence[int] = ()
+    ) -> AsyncIterator["Proxy"]:
         """A proxy to a port, or to the port of a URL like `amqp://guest:guest@127.0.0.1:5672/`."""
         port = url_or_port if isinstance(url_or_port, int) else int(url_or_port.rpartition(":")[2].partition("/")[0])
-        one = cls(port, limit)
+        one = cls(port, limit, others)
         one._server = await asyncio.start_server(one._serve, "127.0.0.1", 0)
         one.port = one._server.sockets[0].getsockname()[1]
         try:
@@ -78,9 +80,11 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
-        try:
-            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
+        for port in self.targets:
+            with contextlib.suppress(OSError):
+                other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+        else:
             writer.transport.abort()
             return
         ends = {writer, other_writer}

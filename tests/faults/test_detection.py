@@ -15,7 +15,12 @@ from tests.proxy import DOWN, UP, Proxy
 from tests.real import ForeignClient, ResponderProcess, responder_process, until
 from tests.rights import SECRET, add_user, for_namespaces, with_user
 
-pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.own_servers,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 
 # Attempts to connect are at most 5 s apart.
 NOTICED_S, AGAIN_S = 1.0, 7.0

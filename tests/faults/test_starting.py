@@ -16,7 +16,7 @@ from deploy.processes import BrokerProcess, RedisProcess
 from tests.models import recorded
 from tests.real import ROOT, ForeignClient, ResponderProcess, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
 PARTS = ("broker", "redis", "model")
 SOON_S = 2.0

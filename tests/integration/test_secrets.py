@@ -51,6 +51,7 @@ async def logged(folder: Path, environment: dict[str, str]) -> AsyncIterator[tup
             one.end()
 
 
+@pytest.mark.own_servers
 @pytest.mark.parametrize("style", ["json", "console"])
 async def test_no_secret_and_no_body_is_ever_said_and_an_event_is_one_line(
     namespace: str, tmp_path: Path, style: str

@@ -18,7 +18,7 @@ from responder.cache.link import RedisLink
 from tests.real import ResponderProcess, free_port, until
 from tests.tls import Authority
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
 REDIS = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
 
