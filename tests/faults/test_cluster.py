@@ -49,7 +49,8 @@ async def test_a_node_that_is_killed_loses_nothing(
     async with Proxy.running(entrance.port, others=[third.port]) as balancer:
         own = Servers(balancer.url(entrance.url), servers.redis_url, "given")
         with ExitStack() as stack:
-            running = Fleet.running(own, namespace, "tests.models:fresh", 2, ORACLE_FOLDER=str(tmp_path))
+            chosen = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_PENDING": "1000"}
+            running = Fleet.running(own, namespace, "tests.models:fresh", 2, **chosen)
             fleet = await asyncio.to_thread(stack.enter_context, running)
             queue, back = f"{namespace}predictions.fresh", f"{namespace}back"
             async with Requester.connected(own.amqp_url, queue, back) as requester:
@@ -69,7 +70,8 @@ async def test_a_node_that_is_killed_loses_nothing(
                 assert await requester.all_answered(60), books.row()
             assert fleet.deaths == 0
             await asyncio.to_thread(stack.close)
-        await asyncio.to_thread((leader if victim == "the leader of the queue" else entrance).start)
+        # In this thread: the kernel ends the node with the thread that has started it.
+        (leader if victim == "the leader of the queue" else entrance).start()
         async with ForeignClient.connected(third.url) as client:
             dead = await client.depth(f"{namespace}predictions.dead")
     row = books.row(dead) | {"dead-lettered": dead, "recovered s": round(recovered_s, 1)}
