@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn
@@ -150,7 +149,7 @@ def redrive(
             fate = "" if listed else letter.fate
             typer.echo(f"{letter.model:20} {letter.reason:15} {letter.identifier:40} {fate}".rstrip())
 
-    _say_it_once()
+    set_up_logs(None, "ERROR")  # what there is to say of connections is said below
     plan = Plan(model, reason, limit, timeout, dry_run or listed)
     run = Redrive(settings, plan, told)
     try:
@@ -193,7 +192,7 @@ def declare(
     from responder.declaring import declared  # see `serve`
     from responder.reaching import NotReached
 
-    _say_it_once()
+    set_up_logs(None, "ERROR")  # what there is to say of connections is said below
     try:
         lines = asyncio.run(declared(settings, models))
     except NotReached as error:
@@ -202,15 +201,10 @@ def declare(
     typer.echo(json.dumps({"declared": lines}, indent=2) if as_json else "\n".join(lines))
 
 
-def _say_it_once() -> None:
-    """What there is to say of connections is said by the command."""
-    for noisy in ("lane", "aiormq"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-
-
 def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     from responder.operate import CannotOperate
 
+    set_up_logs(None, "ERROR")
     try:
         return asyncio.run(work)
     except ValueError as error:  # an input or a key that is none

@@ -20,6 +20,9 @@ asyncio.set_event_loop(None)
 # How long an example takes is no promise of a property; where time is promised, a test measures it.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+# For `make mutants`: that there is an example is enough, it need not be the smallest.
+_FIRST = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("first", deadline=None, phases=_FIRST, report_multiple_bugs=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""Ten faults, each planted in a copy of the repository: each must turn something red. `make mutants`.
+"""Faults, each planted in a copy of the repository: each must turn something red. `make mutants`.
 
     python -m deploy.servers -- python -m tests.mutants [NAME...]
 
@@ -57,12 +57,23 @@ FAULTS = (
     Fault(
         "requeue what is unroutable",
         "responder/pipeline.py",
-        "        self._settle([message.token for message in messages])\n",
-        "        if fate is Fate.RETURNED:\n"
-        "            self._inbox.settle([one.token for one in messages], Settlement.REQUEUE)\n"
-        "        else:\n"
-        "            self._settle([message.token for message in messages])\n",
+        "        if fate is Fate.LOST:\n",
+        "        if fate in (Fate.LOST, Fate.RETURNED):\n",
         "tests/integration/test_answers.py tests/integration/test_refusals.py",
+    ),
+    Fault(
+        "acknowledge what could not be sent",
+        "responder/pipeline.py",
+        "        if fate is Fate.LOST:\n",
+        "        if False:\n",
+        "tests/faults/test_detection.py -k right_to_reply",
+    ),
+    Fault(
+        "answer anybody",
+        "responder/wire.py",
+        "not (given.user_id and self.users.fullmatch(given.user_id))",
+        "given.user_id is None",
+        "tests/integration/test_rights.py -k who_asks",
     ),
     Fault(
         "drop the renewal",
@@ -146,7 +157,8 @@ def is_seen(fault: Fault) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "copy")
         planted(fault, folder)
-        command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider --servers=auto {fault.tests}"
+        options = "-x -q -p no:cacheprovider --hypothesis-profile=first --servers=auto"
+        command = f"{sys.executable} -m pytest {options} {fault.tests}"
         try:
             done = subprocess.run(
                 command,
@@ -159,7 +171,7 @@ def is_seen(fault: Fault) -> tuple[bool, str]:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return True, f"still red after {TIMEOUT_S} s"
+            return False, f"nothing red after {TIMEOUT_S} s"
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
     return done.returncode == 1, last  # another status is no red test but a broken run
 
