@@ -1,5 +1,6 @@
 """The client library: ask for predictions over RabbitMQ."""
 
+from producer.blocking import BlockingPredictionClient
 from producer.client import PredictionClient
 from producer.errors import (
     CacheMiss,
@@ -17,8 +18,11 @@ from producer.errors import (
     UnsupportedMediaType,
 )
 from producer.prediction import Prediction
+from producer.retry import NO_RETRIES, Retries, RetryBudget
 
 __all__ = [
+    "NO_RETRIES",
+    "BlockingPredictionClient",
     "CacheMiss",
     "DeadlineExceeded",
     "InvalidArgument",
@@ -31,6 +35,8 @@ __all__ = [
     "PredictionClient",
     "PredictionError",
     "ResourceExhausted",
+    "Retries",
+    "RetryBudget",
     "Unavailable",
     "UnknownModel",
     "UnsupportedMediaType",

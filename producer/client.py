@@ -4,37 +4,40 @@ import asyncio
 import itertools
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel
 
 from lane import Binding, Fate, Inbox, Message, Outbox, QueueSpec
-from producer.errors import (
-    DeadlineExceeded,
-    NoBroker,
-    OutcomeUnknown,
-    PredictionError,
-    ResourceExhausted,
-    UnknownModel,
-)
+from producer.errors import DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionError
+from producer.many import Warming, answers_to_all, error_of_fate, warmed
 from producer.prediction import REPLY_HEADERS, Prediction, prediction_of
-from producer.request import RequestWriter
+from producer.request import RequestWriter, encode_input
+from producer.retry import Retries, RetryBudget
+from producer.tracing import find_trace
+from producer.typed import typed
 
 _PREFETCH = 1000
+T = TypeVar("T")
 
 
 class PredictionClient:
     """Asks for predictions: `async with PredictionClient(url) as client: await client.predict("price", features)`.
 
-    Any number of calls may be in flight at once. Cancelling a call forgets it; its answer is dropped when it comes.
+    Cancelling a call forgets it; its answer is dropped when it comes. A connection that is lost comes back by itself.
 
     Args:
         url: the broker's AMQP URL.
-        timeout_s: how long a call may take, unless it says otherwise.
+        timeout_s: how long a call may take, unless it says otherwise; retries and waiting included.
         connect_timeout_s: how long entering may take.
         namespace: the responders' RESPONDER_NAMESPACE.
+        max_in_flight: calls at once; more wait for their turn, within their own time.
+        retries: when a failed attempt is followed by another one. An attempt has the correlation id of the call, so a
+            late reply to an earlier one is as good.
+        retry_budget: what all retries together may cost.
         user_id: the broker's user of `url`, to travel with each request; the broker refuses a false one.
         exchange: where requests are published, e.g. `predictions`, for a user who may not write to the default one.
         reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; the reply queue is bound to it with its own name.
@@ -48,6 +51,9 @@ class PredictionClient:
         timeout_s: float = 30.0,
         connect_timeout_s: float = 10.0,
         namespace: str = "",
+        max_in_flight: int = 1000,
+        retries: Retries | None = None,
+        retry_budget: RetryBudget | None = None,
         user_id: str | None = None,
         exchange: str = "",
         reply_exchange: str = "",
@@ -55,6 +61,11 @@ class PredictionClient:
     ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._max_in_flight = max_in_flight
+        self._room = asyncio.Semaphore(max_in_flight)
+        self._retries = retries or Retries()
+        self._budget = retry_budget or RetryBudget()
+        self._trace = find_trace()
         self._reply_queue = f"{reply_prefix}{uuid.uuid4().hex}"
         self._writer = RequestWriter(
             prefix="" if exchange else f"{namespace}predictions.", reply_to=self._reply_queue, user_id=user_id
@@ -72,7 +83,9 @@ class PredictionClient:
             prefetch=_PREFETCH,
             headers=REPLY_HEADERS,
             no_ack=True,
-            on_lost=lambda: self._fail_all("the connection was lost while the reply was awaited"),
+            on_lost=lambda: self._fail_all(
+                OutcomeUnknown("the connection was lost while the reply was awaited", retryable=True)
+            ),
         )
         self._closed = asyncio.Event()
         self._outbox = Outbox(url, name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
@@ -102,15 +115,26 @@ class PredictionClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed.set()
-        self._fail_all("the client was closed before the reply came")
+        self._fail_all(OutcomeUnknown("the client was closed before the reply came"))
         await self._outbox.__aexit__(kind, error, trace)
         await self._inbox.__aexit__(kind, error, trace)
         if self._reader is not None:
             await self._reader
 
-    async def predict(self, model: str, features: BaseModel | Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """The model's output for one input. See `ask`."""
-        return (await self.ask(model, features, timeout=timeout)).value
+    @overload
+    async def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+
+    @overload
+    async def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+
+    async def predict(self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Any) -> Any:
+        """The model's output for one input.
+
+        Args:
+            output: what it is to be, e.g. a pydantic model; a JSON value by default.
+            options: see `ask`.
+        """
+        return typed((await self.ask(model, features, **options)).value, output)
 
     async def ask(
         self,
@@ -133,26 +157,113 @@ class PredictionClient:
         Raises:
             UnknownModel: no queue takes requests for it.
             DeadlineExceeded: no answer in time.
+            OutcomeUnknown: the connection was lost; the model may or may not have been called.
             PredictionError: see `producer.errors`.
         """
         timeout_s = self._timeout_s if timeout is None else timeout
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        deadline, attempt, identifier = loop.time() + timeout_s, 1, next(self._ids)
+        late = DeadlineExceeded(f"no answer from {model!r} within {timeout_s:g} s")
+        body = encode_input(features)
+        self._budget.note_call()
+        if self._room.locked():
+            await self._wait_for_room(deadline)
+        else:
+            await self._room.acquire()
+        try:
+            while True:
+                try:
+                    return await self._attempt(identifier, model, body, deadline, late, cache_control, tenant)
+                except PredictionError as error:
+                    delay_s = self._retries.delay_s(error, attempt, deadline - loop.time())
+                    if delay_s is None or not self._budget.take():
+                        raise
+                await asyncio.sleep(delay_s)
+                attempt += 1
+        finally:
+            self._room.release()
+
+    @overload
+    async def predict_many(
+        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["raise"] = "raise", **options: Any
+    ) -> list[T]: ...
+
+    @overload
+    async def predict_many(
+        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["return"], **options: Any
+    ) -> list[T | PredictionError]: ...
+
+    @overload
+    async def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+
+    async def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Any = None,
+        errors: Literal["raise", "return"] = "raise",
+        **options: Any,
+    ) -> list[Any]:
+        """The model's outputs for many inputs, in their order; as many at once as the client allows.
+
+        Args:
+            inputs: may be endless or large: it is read as answers come.
+            output: see `predict`.
+            errors: `raise` ends with the first error and forgets the other calls; `return` puts errors into the list.
+            options: see `ask`; a timeout is that of each call.
+        """
+        call = partial(self.predict, model, output=output, **options)
+        return await answers_to_all(call, inputs, at_once=self._max_in_flight, errors=errors)
+
+    async def warm(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - of each request
+        tenant: str | None = None,
+    ) -> int:
+        """Have answers computed and cached for which nobody waits; how many were asked for.
+
+        It returns when the broker has all of them, which is before they are computed.
+
+        Args:
+            timeout: seconds after which the responder drops what it has not begun.
+
+        Raises:
+            UnknownModel, ResourceExhausted, OutcomeUnknown: of the first that was not taken.
+        """
+        left_s = self._timeout_s if timeout is None else timeout
+        messages = (self._writer.unanswered(model, encode_input(one), left_s=left_s, tenant=tenant) for one in inputs)
+        return await warmed(self._outbox, messages, model)
+
+    async def _attempt(
+        self,
+        identifier: bytes,
+        model: str,
+        body: bytes,
+        deadline: float,
+        late: PredictionError,
+        cache_control: str | None,
+        tenant: str | None,
+    ) -> Prediction:
+        """One request, and the reply to it or to an earlier one of the same call."""
+        loop = asyncio.get_running_loop()
         if not self._inbox.is_consuming or self._closed.is_set():
             await self._can_be_answered(deadline, model)
-        identifier = next(self._ids)
         message = self._writer.message(
             identifier,
             model,
-            features,
+            body,
             left_s=deadline - loop.time(),
             give_up_at=deadline,
             cache_control=cache_control,
             tenant=tenant,
+            trace=self._trace(),
         )
         future: asyncio.Future[Prediction] = loop.create_future()
         self._waiting[identifier] = future
-        late = DeadlineExceeded(f"no answer from {model!r} within {timeout_s:g} s")
         timer = loop.call_at(deadline, self._resolve, identifier, late)
         try:
             self._outbox.send((message,))
@@ -160,6 +271,14 @@ class PredictionClient:
         finally:
             timer.cancel()
             del self._waiting[identifier]
+
+    async def _wait_for_room(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._room.acquire()
+        except TimeoutError:
+            msg = f"{self._max_in_flight} calls were in flight all the time (max_in_flight)"
+            raise DeadlineExceeded(msg) from None
 
     async def _can_be_answered(self, deadline: float, model: str) -> None:
         """Wait until the reply queue is there, or raise because it will not be in time, or never."""
@@ -177,24 +296,18 @@ class PredictionClient:
             msg = f"no answer from {model!r} in time: not connected: {self._inbox.last_error or 'connecting'}"
             raise DeadlineExceeded(msg)
 
-    def _fail_all(self, why: str) -> None:
+    def _fail_all(self, error: PredictionError) -> None:
         """The reply queue is gone, and with it every reply that is still to come."""
         for identifier in list(self._waiting):
-            self._resolve(identifier, OutcomeUnknown(why))
+            self._resolve(identifier, error)
 
     def _on_fate(self, messages: Sequence[Message], fate: Fate) -> None:
-        if fate is Fate.CONFIRMED:
-            return
         for message in messages:
-            identifier, model = message.token
-            match fate:
-                case Fate.RETURNED:
-                    error: PredictionError = UnknownModel(f"no queue takes requests for the model {model!r}")
-                case Fate.REFUSED:
-                    error = ResourceExhausted("the broker refused the request; its queue may be full", retryable=True)
-                case _:
-                    error = OutcomeUnknown("the connection was lost; the request may or may not have arrived")
-            self._resolve(identifier, error)
+            if isinstance(message.token, Warming):
+                message.token.note(fate)
+            elif fate is not Fate.CONFIRMED:
+                identifier, model = message.token
+                self._resolve(identifier, error_of_fate(fate, model))
 
     async def _read(self) -> None:
         async for batch in self._inbox:

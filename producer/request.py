@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,51 +27,45 @@ class RequestWriter:
 
     def __init__(self, *, prefix: str, reply_to: str, user_id: str | None = None) -> None:
         self._prefix = prefix
-        self._template = Template(
-            content_type=b"application/json",
-            reply_to=reply_to.encode(),
-            type=b"call",
-            user_id=None if user_id is None else user_id.encode(),
-            persistent=True,
-        )
+        user = None if user_id is None else user_id.encode()
+        shared = partial(Template, content_type=b"application/json", type=b"call", user_id=user, persistent=True)
+        self._template, self._unanswered = shared(reply_to=reply_to.encode()), shared()
         self._routing_keys: dict[str, bytes] = {}
 
     def message(
         self,
         identifier: bytes,
         model: str,
-        features: BaseModel | Any,
+        body: bytes,
         *,
         left_s: float,
         give_up_at: float,
         cache_control: str | None,
         tenant: str | None,
+        trace: Mapping[str, str],
     ) -> Message:
         """The request message.
 
         Args:
             identifier: echoed by the responder as the correlation id.
+            body: see `encode_input`.
             left_s: how long the caller waits; the broker and the responder drop the request afterwards.
             give_up_at: the same, on the event loop's clock.
+            trace: headers that carry the caller's trace.
 
         Raises:
             UnknownModel: no queue can have that name.
-            InvalidArgument: the input is not JSON.
-            PayloadTooLarge: no broker takes it.
         """
-        body = encode_input(features)
-        if len(body) > MAX_BODY_BYTES:
-            msg = f"the input has {len(body)} bytes, a message has {MAX_BODY_BYTES} at most"
-            raise PayloadTooLarge(msg, code="PAYLOAD_TOO_LARGE")
         left_ms = max(1, round(left_s * 1000))
         fields = header_field(b"deadline", b"%d" % (time.time_ns() // 1_000_000 + left_ms))
         if cache_control is not None:
             fields += header_field(b"cache-control", cache_control.encode())
         if tenant is not None:
             fields += header_field(b"tenant", tenant.encode())
-        routing_key = self._routing_keys.get(model) or self._routing_key(model)
+        for name, value in trace.items():
+            fields += header_field(name.encode(), value.encode())
         return Message(
-            routing_key,
+            self._routing_keys.get(model) or self._routing_key(model),
             body,
             self._template,
             correlation_id=identifier,
@@ -78,6 +74,12 @@ class RequestWriter:
             give_up_at=give_up_at,
             token=(identifier, model),
         )
+
+    def unanswered(self, model: str, body: bytes, *, left_s: float, tenant: str | None) -> Message:
+        """A request that nobody waits for: its answer is cached. Raises as `message`."""
+        left_ms = b"%d" % max(1, round(left_s * 1000))
+        fields = b"" if tenant is None else header_field(b"tenant", tenant.encode())
+        return Message(self._routing_key(model), body, self._unanswered, expiration=left_ms, fields=fields)
 
     def _routing_key(self, model: str) -> bytes:
         key = f"{self._prefix}{model}".encode()
@@ -94,6 +96,7 @@ def encode_input(features: BaseModel | Any) -> bytes:
 
     Raises:
         InvalidArgument: it cannot be written, or it holds a number that JSON does not have.
+        PayloadTooLarge: no broker takes it.
     """
     try:
         plain = features.model_dump(mode="json") if isinstance(features, BaseModel) else features
@@ -103,4 +106,7 @@ def encode_input(features: BaseModel | Any) -> bytes:
     except (PydanticSerializationError, ValueError) as error:
         msg = f"the input cannot be written as JSON: {error}"
         raise InvalidArgument(msg, code="INVALID_ARGUMENT") from error
+    if len(body) > MAX_BODY_BYTES:
+        msg = f"the input has {len(body)} bytes, a message has {MAX_BODY_BYTES} at most"
+        raise PayloadTooLarge(msg, code="PAYLOAD_TOO_LARGE")
     return body

@@ -1,0 +1,102 @@
+"""The client for programs without an event loop: scripts, Django, threads."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from pydantic import BaseModel
+
+from producer.client import PredictionClient
+from producer.errors import NoBroker
+from producer.prediction import Prediction
+
+T = TypeVar("T")
+
+
+class BlockingPredictionClient:
+    """`PredictionClient` with the same methods, which block: `with BlockingPredictionClient(url) as client: ...`.
+
+    Any number of threads may share one; its event loop runs in a thread of its own. Make one in each process: a thread
+    does not survive `fork`.
+
+    Args:
+        url, options: as `PredictionClient`.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._client = PredictionClient(url, **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"<Blocking {self._client!r}>"
+
+    def __enter__(self) -> Self:
+        self._pid = os.getpid()
+        self._thread.start()
+        try:
+            self._run(self._client.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it; calls of other threads end with NoBroker. To close twice is harmless."""
+        if self._thread.is_alive():
+            self._run(self._client.__aexit__(None, None, None))
+            self._end()
+
+    @overload
+    def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+
+    @overload
+    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+
+    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any:
+        """See `PredictionClient.predict`."""
+        return self._run(self._client.predict(model, features, **options))
+
+    def ask(self, model: str, features: BaseModel | Any, **options: Any) -> Prediction:
+        """See `PredictionClient.ask`."""
+        return self._run(self._client.ask(model, features, **options))
+
+    @overload
+    def predict_many(self, model: str, inputs: Iterable[Any], *, output: type[T], **options: Any) -> list[T]: ...
+
+    @overload
+    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+
+    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]:
+        """See `PredictionClient.predict_many`."""
+        return self._run(self._client.predict_many(model, inputs, **options))
+
+    def warm(self, model: str, inputs: Sequence[Any], **options: Any) -> int:
+        """See `PredictionClient.warm`."""
+        return self._run(self._client.warm(model, inputs, **options))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._pid != os.getpid() or not self._thread.is_alive():
+            work.close()
+            msg = "the client is closed, or was made before a fork: make one in each process, and use it inside `with`"
+            raise NoBroker(msg)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C among them: nobody waits for it any more
+            future.cancel()
+            raise
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
