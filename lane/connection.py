@@ -154,6 +154,7 @@ class Link:
         self._wire: Wire | None = None
         self._is_open = False
         self._up_at = math.inf
+        self.has_worked = False  # its user says so, where a connection that was up for a moment only may have
         self.epoch = 0
         self.last_error: str | None = None
 
@@ -220,9 +221,9 @@ class Link:
                 self.last_error = describe(error)
                 log.exception("%s: unexpected", self._name)
             # One that fails again and again right after it was opened is tried only now and then.
-            if loop.time() - self._up_at > WORKED_S:
+            if self.has_worked or loop.time() - self._up_at > WORKED_S:
                 delay_s = FIRST_DELAY_S
-            self._up_at = math.inf
+            self._up_at, self.has_worked = math.inf, False
             log.warning("%s: %s; trying again in %.1f s", self._name, self.last_error, delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)

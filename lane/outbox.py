@@ -13,11 +13,12 @@ from lane import frames
 from lane.connection import Channel, Link
 from lane.frames import Event, encode_content, encode_publish, locate, tag_and_multiple
 from lane.port import Fate, Message
-from lane.wire import BrokerFault, Moderation
+from lane.quarantine import Quarantine
+from lane.wire import BrokerFault, BrokerRefusal, Moderation
 
 log = logging.getLogger("lane")
 
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 5  # then a message is sent alone
 SWEEP_EVERY_S = 1.0
 # Nobody waits for a confirm but an acknowledgement, which waits for others anyway.
 MODERATION = Moderation(events_per_ms=2, at_least_ms=2, at_most_ms=5)
@@ -73,6 +74,7 @@ class Outbox:
         self._waiting: deque[Message] = deque()
         self._unconfirmed: dict[int, Message] = {}
         self._resting: set[Message] = set()  # refused, and sent again in a while
+        self._quarantine = Quarantine()
         self._refused_since: float | None = None
         self._refused_last = -math.inf
         self._renewed_at = -math.inf
@@ -99,7 +101,7 @@ class Outbox:
     @property
     def unconfirmed(self) -> int:
         """Messages whose fate is not known yet."""
-        return len(self._waiting) + len(self._unconfirmed) + len(self._resting)
+        return len(self._waiting) + len(self._unconfirmed) + len(self._resting) + self._quarantine.waiting
 
     @property
     def last_error(self) -> str | None:
@@ -147,9 +149,17 @@ class Outbox:
         channel = self._channel
         if channel is None or not channel.can_write or not self._link.is_up:
             return
+        waiting, unconfirmed = self._waiting, self._unconfirmed
+        if self._quarantine.waiting and (self._quarantine.is_due or not waiting):
+            if unconfirmed:  # what is sent next must be alone
+                return
+            waiting = deque((self._quarantine.next(),))
+        elif self._quarantine.alone is not None:
+            return
+        else:
+            self._quarantine.is_due = True  # after this batch
         refused: list[Message] = []
         written: list[bytes] = []
-        waiting, unconfirmed = self._waiting, self._unconfirmed
         now = channel.loop.time()
         while waiting:
             message = waiting.popleft()
@@ -167,6 +177,8 @@ class Outbox:
             unconfirmed[self._number] = message
         if written:
             channel.write(b"".join(written))
+        else:
+            self._go_on()
         self._report(refused, Fate.REFUSED)
 
     def _encode(self, channel: Channel, message: Message) -> tuple[bytes, bytes]:
@@ -235,6 +247,9 @@ class Outbox:
             self._settled_to = settled_to
         if confirmed or returned:
             self._refused_since = None
+            self._link.has_worked = True
+            self._quarantine.note_confirms(len(confirmed) + len(returned))
+        self._go_on()
         if refused:  # first: those that are sent again must be counted before anything is called empty
             self._refuse(refused)
         self._report(confirmed, Fate.CONFIRMED)
@@ -262,6 +277,13 @@ class Outbox:
             self._renewed_at = now
             self._link.end(ConnectionError("the broker refuses everything on this channel"))
 
+    def _go_on(self) -> None:
+        """Nothing is unconfirmed: whoever had to be alone, or had to wait for that, has its turn."""
+        if not self._unconfirmed:
+            self._quarantine.release()
+            if self._waiting or self._quarantine.waiting:
+                self._schedule()
+
     def _again(self, message: Message) -> None:
         if message in self._resting:  # and was not given up meanwhile
             self._resting.remove(message)
@@ -285,20 +307,28 @@ class Outbox:
             self._suspect({message.routing_key for message in self._unconfirmed.values() if not message.retry})
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._returned = set()
+        is_refusal = isinstance(error, BrokerRefusal)
+        lone = self._quarantine.alone
+        guilty = [lone] if self._quarantine.is_guilty(by_the_broker=is_refusal) and lone is not None else []
+        if guilty:
+            log.warning("a message was given up: the broker closes its channel whenever it is sent: %s", error)
         abandoned: list[Message] = []
         again: list[Message] = []
-        exhausted: list[Message] = []
+        suspects: list[Message] = []
         for message in unconfirmed.values():
             message.attempts += 1
+            if message is lone:
+                continue
             if not message.retry:
                 abandoned.append(message)
-            elif message.attempts < MAX_ATTEMPTS:
-                again.append(message)
+            elif is_refusal or message.attempts >= MAX_ATTEMPTS:
+                suspects.append(message)
             else:
-                exhausted.append(message)
+                again.append(message)
         self._waiting.extendleft(reversed(again))
+        self._quarantine.hold(suspects)
         self._report(abandoned, Fate.ABANDONED)
-        self._report(exhausted, Fate.LOST)
+        self._report(guilty, Fate.REFUSED)
 
     def _suspect(self, addresses: set[bytes]) -> None:
         """The broker failed on one of these (RabbitMQ 3.10 does on a stale direct reply-to address).
@@ -325,6 +355,7 @@ class Outbox:
         late = [message for message in self._waiting if message.give_up_at <= now]
         if late:
             self._waiting = deque(message for message in self._waiting if message.give_up_at > now)
+        late += self._quarantine.give_up(now)
         late += [message for message in self._resting if message.give_up_at <= now]
         self._resting = {message for message in self._resting if message.give_up_at > now}
         numbers = [
@@ -333,10 +364,11 @@ class Outbox:
             if message.give_up_at <= now or message.written_at <= written_before
         ]
         late += [self._unconfirmed.pop(number) for number in numbers]
+        self._go_on()
         self._report(late, Fate.ABANDONED)
 
     def _report(self, messages: list[Message], fate: Fate) -> None:
-        if not self._waiting and not self._unconfirmed and not self._resting:
+        if not self.unconfirmed:
             self._empty.set()
         if messages:
             self._on_fate(messages, fate)

@@ -100,15 +100,14 @@ class Fate(Enum):
     """What became of a published message.
 
     CONFIRMED: the broker has it. RETURNED: no queue took it. REFUSED: the broker would not have it (nack, or a
-    queue that is full, or over a size limit). ABANDONED: given up, it may or may not have arrived. LOST: the same, of
-    one that might be worth another try: each connection that it was written to ended before it was confirmed.
+    queue that is full, or over a size limit; or it closes the channel on this message and not on others). ABANDONED:
+    given up, it may or may not have arrived.
     """
 
     CONFIRMED = auto()
     RETURNED = auto()
     REFUSED = auto()
     ABANDONED = auto()
-    LOST = auto()
 
 
 @dataclass(frozen=True, slots=True)

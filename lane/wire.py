@@ -21,7 +21,11 @@ WATCHED = (
 )
 
 
-class BrokerFault(ConnectionError):
+class BrokerRefusal(ConnectionError):
+    """The broker closed the channel or the connection because of something that we sent."""
+
+
+class BrokerFault(BrokerRefusal):
     """The broker closed the connection because it failed itself (541, AMQP 0-9-1 section 1.2, internal-error)."""
 
 
@@ -147,7 +151,7 @@ class Wire(asyncio.StreamReaderProtocol):
         for event in events:
             match event[0]:
                 case frames.CONNECTION_CLOSE | frames.CHANNEL_CLOSE:
-                    kind = BrokerFault if event[1].startswith(_INTERNAL_ERROR) else ConnectionError
+                    kind = _KINDS.get(int.from_bytes(event[1][:2]), BrokerRefusal)
                     self._link.end(kind(_close_reason(event[1])), self)
                 case frames.BASIC_CANCEL:
                     self._link.end(ConnectionError("the broker cancelled a consumer"), self)
@@ -161,7 +165,8 @@ class Wire(asyncio.StreamReaderProtocol):
         return kept
 
 
-_INTERNAL_ERROR = (541).to_bytes(2)
+# AMQP 0-9-1 section 1.2: connection-forced is an operator, or the broker's end.
+_KINDS: dict[int, type[ConnectionError]] = {320: ConnectionError, 541: BrokerFault}
 
 
 def _close_reason(arguments: bytes) -> str:

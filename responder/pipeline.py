@@ -90,17 +90,9 @@ class Pipeline:
         return finished
 
     def settle_fates(self, messages: Sequence[Message], fate: Fate) -> None:
-        """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody.
-
-        But where nothing can be delivered to anybody, the broker keeps the request until that is over.
-        """
+        """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
         self._metrics.count_fates(fate, len(messages))
-        requests = [message.token for message in messages]
-        if fate is Fate.LOST:
-            self._condemned.difference_update(requests)
-            self._inbox.settle(requests, Settlement.REQUEUE)
-        else:
-            self._settle(requests)
+        self._settle([message.token for message in messages])
 
     def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
         now, now_ms = self._clock(), time.time_ns() // 1_000_000

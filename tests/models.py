@@ -223,3 +223,15 @@ class Watched:
     async def predict(self, _given: Anything) -> Done:
         """Take no time of its own."""
         return Done(square=0)
+
+
+class Text(BaseModel):
+    """As many characters as were asked for."""
+
+    text: str
+
+
+@predictor(name="wordy", version="1", ttl=60, timeout_s=5)
+async def wordy(task: Task) -> Text:
+    """Say as much as the number says."""
+    return Text(text="a" * task.number)

@@ -83,7 +83,7 @@ async def test_the_right_to_reply_is_lost(
         await control(broker, "close_all_user_connections", "responder", "tests")
         for number in range(50):
             requester.ask(number)
-        noticed_s = await noticed(responder, "cannot reply: ConnectionError: 403 ACCESS_REFUSED", NOTICED_S)
+        noticed_s = await noticed(responder, "cannot reply: BrokerRefusal: 403 ACCESS_REFUSED", NOTICED_S)
         await asyncio.sleep(5)  # longer than one reply is tried
         assert requester.books.open
         await control(broker, "set_permissions", "-p", "/", "responder", RIGHTS, f"{RIGHTS}|amq\\.default", RIGHTS)

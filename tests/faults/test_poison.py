@@ -1,16 +1,20 @@
 """Messages that stop every aio-pika consumer for ever: here each is a request like any other, or an error reply."""
 
 import asyncio
+import json
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
 
 from deploy.found import Servers
+from deploy.processes import BrokerProcess
+from tests.books import Report
 from tests.lanes import Collector
-from tests.models import oracle
+from tests.models import oracle, wordy
 from tests.raw import RawWriter, Refused, short, table, text_field
 from tests.real import ForeignClient, embedded, settings, until
 
@@ -217,3 +221,37 @@ async def _genuine_direct_address(servers: Servers, namespace: str) -> str:
         received = await queue.get(timeout=5)
         assert received is not None
         return str(received.reply_to)
+
+
+@pytest.mark.own_servers
+async def test_a_reply_that_the_broker_closes_the_channel_for_holds_up_nobody(
+    servers: Servers, namespace: str, tmp_path: Path, report: Report
+) -> None:
+    """It is above the broker's own limit, say: given up after three connections, and all others are answered soon."""
+    with BrokerProcess.prepared(tmp_path / "rabbitmq") as broker:
+        broker.configure("max_message_size = 20000")
+        broker.start()
+        local, waits = Servers(broker.url, servers.redis_url, "given"), []
+        async with (
+            embedded(wordy, settings(local, namespace, queue_type="classic")) as responder,
+            ForeignClient.connected(broker.url) as poisoner,
+            ForeignClient.connected(broker.url) as client,
+        ):
+            queue = f"{namespace}predictions.wordy"
+            for turn in range(3):
+                await poisoner.send(queue, b'{"number": %d}' % (30_000 + turn), correlation_id="too large")
+                for number in range(100):
+                    began = time.monotonic()
+                    name = f"{turn}-{number}"
+                    await client.send(queue, b'{"number": %d}' % number, correlation_id=name)
+                    while (reply := await client.reply()).correlation_id != name:
+                        pass  # what was written as the channel was closed is written again
+                    assert json.loads(reply.body) == {"result": {"text": "a" * number}}
+                    waits.append(time.monotonic() - began)
+            await until(lambda: not responder.unsettled)
+            connections = int(_epochs(repr(responder))[1])
+        async with ForeignClient.connected(broker.url) as admin:
+            assert await admin.depth(queue) == 0
+    report("replies that close the channel", {"connections": connections, "longest wait s": round(max(waits), 2)})
+    assert connections <= 1 + 3 * 3
+    assert max(waits) < 3
