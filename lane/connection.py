@@ -127,6 +127,9 @@ class Link:
         confirms: put the channel into confirm mode.
         max_body_bytes: of a message that is received; a larger one comes without its body.
         moderation: see `lane.wire.Wire`.
+
+    Raises:
+        ValueError: the URL would accept any server.
     """
 
     def __init__(
@@ -142,6 +145,9 @@ class Link:
         max_body_bytes: int = 16 * 2**20,
     ) -> None:
         self._moderation = moderation
+        if set(URL(url).query.getall("no_verify_ssl", ["0"])) != {"0"}:
+            msg = "no_verify_ssl would accept any server; give the authority with cafile=... instead"
+            raise ValueError(msg)
         self._url = URL(url).update_query(heartbeat=str(heartbeat_s), name=name)
         self._user = user
         self._name = name

@@ -86,8 +86,7 @@ class Responder:
     @property
     def degraded(self) -> list[str]:
         """What is wrong and does not keep it from answering."""
-        problem = None if self._cache is None else self._cache.problem
-        return [] if problem is None else [f"cache: {problem}; answers are right, and not cached"]
+        return [] if self._cache is None or self._cache.problem is None else [f"cache: {self._cache.problem}"]
 
     @property
     def unsettled(self) -> int:
@@ -148,7 +147,7 @@ class Responder:
         replica = secrets.token_bytes(REPLICA_BYTES)
         cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
         self._cache = cache
-        self._metrics.watch_cache(lambda: cache.problem is None)
+        self._metrics.watch_cache(lambda: cache.is_up)
         answers = CachedAnswers(cache, count=self._metrics.count_odd)
         leases = Leases(cache, answers, lease_s=settings.lease_s, replica=replica, count=self._metrics.count_odd)
         self._stack.push_async_callback(leases.close)
@@ -170,7 +169,7 @@ class Responder:
             ),
             policy=ReplyPolicy(
                 own=f"{settings.namespace}predictions".encode(),
-                pattern=re.compile(settings.reply_to_pattern.encode()),
+                pattern=settings.reply_to_pattern.encode(),
                 exchange=settings.reply_exchange,
             ),
             metrics=self._metrics,
@@ -197,7 +196,9 @@ class Responder:
             try:
                 await model.load()
             except ModelNotLoaded as error:
-                self._why_not_loaded[model.name] = str(error)
+                # Its words may hold an address with a password; they are in the log, where those are taken out.
+                cause = type(error.__cause__).__name__
+                self._why_not_loaded[model.name] = f"model {model.name}: not loaded: {cause}, see the log"
                 if clock() + delay_s > give_up_at:
                     raise
                 log.warning("model_not_loaded", problem=str(error), again_in_s=delay_s)

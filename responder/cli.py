@@ -129,6 +129,7 @@ def redrive(
     reason: Annotated[str | None, typer.Option(help="only these: rejected, delivery_limit or maxlen")] = None,
     limit: Annotated[int, typer.Option(min=1, max=65_535, help="look at so many at most")] = 1000,
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds for each")] = 30.0,
+    impersonate: Annotated[bool, typer.Option("--impersonate", help="ask as each letter's user")] = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,  # noqa: FBT002
     listed: Annotated[bool, typer.Option("--list", help="only show what is there")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
@@ -150,7 +151,7 @@ def redrive(
             typer.echo(f"{letter.model:20} {letter.reason:15} {letter.identifier:40} {fate}".rstrip())
 
     set_up_logs(None, "ERROR")  # what there is to say of connections is said below
-    plan = Plan(model, reason, limit, timeout, dry_run or listed)
+    plan = Plan(model, reason, limit, timeout, dry_run or listed, impersonate)
     run = Redrive(settings, plan, told)
     try:
         counts = asyncio.run(run.run())

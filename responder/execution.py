@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ class Execution(Protocol):
         """Whether a call would have to wait for its permit; if not, nothing awaits before it has one."""
 
     async def load(self) -> None:
-        """Make the model ready; runs once, before the first call."""
+        """Make the model ready, before the first call. After a failure it may be called again, on the same instance."""
 
     async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
         """Wait for a permit, tell `on_start`, and run the model.
@@ -39,7 +40,7 @@ class Execution(Protocol):
         """
 
     async def close(self) -> None:
-        """Let the model clean up."""
+        """Let the model clean up, if it was loaded."""
 
 
 def execution_of(predictor: Predictor) -> Execution:
@@ -54,14 +55,21 @@ class LoopExecution:
         self._predictor = predictor
         self._permits = asyncio.Semaphore(predictor.concurrency)
         self._model: Any = None
+        self._is_loaded = False
 
     @property
     def is_busy(self) -> bool:
         return self._permits.locked()
 
     async def load(self) -> None:
-        self._model = self._predictor.instantiate()
-        await _hook(self._model, "load")
+        if self._model is None:
+            self._model = self._predictor.instantiate()
+        hook = getattr(self._model, "load", None)
+        if inspect.iscoroutinefunction(hook):
+            await hook()
+        elif callable(hook):  # it may take a minute, in which probes are answered and signals heard
+            await asyncio.to_thread(hook)
+        self._is_loaded = True
 
     async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
         predict = getattr(self._model, "predict", self._model)
@@ -84,7 +92,11 @@ class LoopExecution:
                 raise Crashed("the model cancelled itself") from error
 
     async def close(self) -> None:
-        await _hook(self._model, "close")
+        hook = getattr(self._model, "close", None)
+        if self._is_loaded and callable(hook):
+            result = hook()
+            if asyncio.iscoroutine(result):
+                await result
 
 
 class ThreadExecution:
@@ -98,6 +110,7 @@ class ThreadExecution:
         self._permits = asyncio.Semaphore(predictor.concurrency)
         self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
         self._model: Any = None
+        self._is_loaded = False
 
     @property
     def is_busy(self) -> bool:
@@ -105,8 +118,12 @@ class ThreadExecution:
 
     async def load(self) -> None:
         loop = asyncio.get_running_loop()
-        self._model = await loop.run_in_executor(self._threads, self._predictor.instantiate)
-        await loop.run_in_executor(self._threads, lambda: _blocking_hook(self._model, "load"))
+        if self._model is None:
+            self._model = await loop.run_in_executor(self._threads, self._predictor.instantiate)
+        hook = getattr(self._model, "load", None)
+        if callable(hook):
+            await loop.run_in_executor(self._threads, hook)
+        self._is_loaded = True
 
     async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
         loop = asyncio.get_running_loop()
@@ -130,11 +147,13 @@ class ThreadExecution:
         """The hook runs in a thread of its own: the others may be busy for as long as they like."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         hook = getattr(self._model, "close", None)
-        if callable(hook):
+        if self._is_loaded and callable(hook):
             closer = ThreadPoolExecutor(1, thread_name_prefix=f"{THREAD_PREFIX}{self._predictor.name}-close")
             closing = asyncio.wrap_future(closer.submit(hook))
             closer.shutdown(wait=False)
-            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+            done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+            for one in done:
+                one.result()
 
 
 def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
@@ -150,17 +169,3 @@ def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseExcept
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: the thread outlived the responder
         loop.call_soon_threadsafe(call)
-
-
-async def _hook(model: Any, name: str) -> None:
-    hook = getattr(model, name, None)
-    if callable(hook):
-        result = hook()
-        if asyncio.iscoroutine(result):
-            await result
-
-
-def _blocking_hook(model: Any, name: str) -> None:
-    hook = getattr(model, name, None)
-    if callable(hook):
-        hook()

@@ -1,9 +1,11 @@
 """Structured logs: JSON for machines, a console for people. No bodies, no secrets."""
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from io import StringIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -13,12 +15,37 @@ def logger(name: str) -> Any:
     return structlog.stdlib.get_logger(name)
 
 
-def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escape what a stranger may have put into a name: no line of theirs, and nothing that a terminal obeys."""
-    for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[name] = ascii(value)[1:-1]
+def printable(text: str) -> str:
+    """What a stranger may have put into a name, escaped: no line of theirs, and nothing that a terminal obeys."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _masked(text: str) -> str:
+    """Without the passwords of URLs, which stand in other people's error messages."""
+    return _USER_INFO.sub("//***@", text)
+
+
+def _masked_traceback(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if "exception" in event:
+        event["exception"] = _masked(str(event["exception"]))
     return event
+
+
+def _escaped_traceback(out: TextIO, error: Any) -> None:
+    """A traceback whose every line is indented, and as printable as everything else."""
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    out.write("\n".join(f"    {printable(line)}" for line in _masked(plain.getvalue()).split("\n")))
+
+
+def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable(_masked(value))
+    return event
+
+
+_USER_INFO = re.compile(r"//[^/\s@]+@")
 
 
 def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
@@ -37,11 +64,15 @@ def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
         _printable,
     ]
     if chosen == "json":
-        renderers: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers: list[Any] = [
+            structlog.processors.format_exc_info,
+            _masked_traceback,
+            structlog.processors.JSONRenderer(),
+        ]
     else:
         renderers = [
             # The default formatter shows local variables, which hold bodies and secrets.
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_escaped_traceback)
         ]
     structlog.configure(
         processors=[

@@ -1,5 +1,6 @@
 """One model as it is served: its predictor, where it runs, its keys and its flights."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,13 +95,22 @@ class ServedModel:
         except Exception as error:
             msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
             raise ModelNotLoaded(msg) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            msg = f"model {self.name}: loading failed: it cancelled itself"
+            raise ModelNotLoaded(msg) from error
         self._keys = Keyring(namespace=self._namespace, model=self.name, version=self.version, fingerprint=mark)
         self.is_loaded = True
 
     async def close(self) -> None:
-        """Let the model clean up."""
+        """Let the model clean up; what goes wrong there is logged, and stops nobody else."""
         self.is_loaded = False
-        await self._execution.close()
+        try:
+            await self._execution.close()
+        except Exception:
+            log.exception("model_close_failed", model=self.name)
 
     def read(self, body: bytes) -> BaseModel:
         """Validate an input.

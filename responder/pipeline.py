@@ -105,7 +105,7 @@ class Pipeline:
             if delivery.properties.type in REPLY_TYPES:  # answering an answer would be the beginning of a loop
                 self._metrics.count_odd("not_a_request")
                 done.append(delivery)
-            elif reply_to and not self._policy.accepts(reply_to):
+            elif reply_to and not self._policy.accepts(reply_to, delivery.properties.user_id):
                 self._metrics.count_odd("reply_to_refused")
                 log.warning("reply_to_refused", reply_to=reply_to[:80].decode("ascii", "backslashreplace"))
                 done.append(delivery)

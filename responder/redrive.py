@@ -7,14 +7,14 @@ cannot be answered stays where it is. Whatever ends this program, no letter is l
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
+from lane import Binding, Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
+from responder.logs import printable
 from responder.reaching import reached
 from responder.settings import Settings
 from responder.topology import dead_letter_queue
@@ -53,7 +53,7 @@ class Letter:
     @property
     def identifier(self) -> str:
         """The requester's correlation id, for people."""
-        return (self.delivery.properties.correlation_id or b"")[:40].decode("ascii", "backslashreplace")
+        return printable((self.delivery.properties.correlation_id or b"")[:40].decode("ascii", "backslashreplace"))
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Plan:
         limit: at most so many are looked at.
         timeout_s: how long one may take.
         dry_run: ask none, and say what would be done.
+        impersonate: ask in the name of a letter's user, which the broker allows to users with the tag `impersonator`.
     """
 
     model: str | None = None
@@ -72,6 +73,7 @@ class Plan:
     limit: int = 1000
     timeout_s: float = 30.0
     dry_run: bool = False
+    impersonate: bool = False
 
     def why_not(self, letter: Letter) -> str | None:
         """Why a letter is left alone; None when it is to be asked again."""
@@ -88,8 +90,8 @@ class Plan:
             return "kept: its properties are damaged, or it is too large"
         if given.type in REPLY_TYPES:
             return "kept: it is a reply"
-        if given.user_id is not None:
-            return "kept: it carries a user, in whose name only that user can ask"
+        if given.user_id is not None and not self.impersonate:
+            return "kept: it carries a user; see --impersonate"
         return None
 
 
@@ -111,10 +113,11 @@ class Redrive:
     def __post_init__(self) -> None:
         settings, url = self.settings, self.settings.amqp_url.get_secret_value()
         self._address = f"{OURS}{secrets.token_hex(8)}"
+        binding = Binding(settings.reply_exchange, self._address) if settings.reply_exchange else None
         self._prefix = f"{settings.namespace}predictions."
         self._policy = ReplyPolicy(
             own=f"{settings.namespace}predictions".encode(),
-            pattern=re.compile(settings.reply_to_pattern.encode()),
+            pattern=settings.reply_to_pattern.encode(),
             exchange=settings.reply_exchange,
         )
         self._dead = Inbox(
@@ -127,7 +130,7 @@ class Redrive:
         )
         self._replies = Inbox(
             url,
-            [QueueSpec(self._address, durable=False, exclusive=True)],
+            [QueueSpec(self._address, durable=False, exclusive=True, binding=binding)],
             name="redrive replies",
             prefetch=10,
             headers=REPLY_HEADERS,
@@ -169,8 +172,8 @@ class Redrive:
 
     def _letter(self, delivery: Delivery) -> Letter:
         headers = delivery.properties.headers
-        queue = (headers.get(QUEUE) or b"").decode("utf-8", "replace")
-        reason = (headers.get(REASON) or b"").decode("ascii", "replace")
+        queue = printable((headers.get(QUEUE) or b"").decode("utf-8", "replace"))
+        reason = printable((headers.get(REASON) or b"").decode("ascii", "replace"))
         is_ours = queue.startswith(self._prefix)
         return Letter(delivery, queue.removeprefix(self._prefix) if is_ours else "", reason or "unknown")
 
@@ -198,6 +201,7 @@ class Redrive:
                 content_encoding=given.content_encoding,
                 reply_to=self._address.encode(),
                 type=given.type,
+                user_id=given.user_id,
                 persistent=True,
             ),
             correlation_id=identifier,
@@ -219,7 +223,7 @@ class Redrive:
     async def _hand_over(self, letter: Letter, reply: Delivery) -> str:
         """Send a reply on to the requester of a letter, as it would have come without us."""
         asked, given = letter.delivery.properties, reply.properties
-        if not asked.reply_to or not self._policy.accepts(asked.reply_to):
+        if not asked.reply_to or not self._policy.accepts(asked.reply_to, asked.user_id):
             return NOBODY
         identifier = asked.correlation_id if asked.correlation_id is not None else asked.message_id
         fields = [(name, given.headers.get(name)) for name in REPLY_HEADERS]

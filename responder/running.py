@@ -22,6 +22,7 @@ log = logger(__name__)
 
 OK, FAILED = 0, 1
 YOUNG_OBJECTS = 5_000
+LINGER_S = 0.5
 
 
 def run(predictors: list[Predictor], settings: Settings) -> int:
@@ -30,20 +31,22 @@ def run(predictors: list[Predictor], settings: Settings) -> int:
     Returns:
         0 when everything was finished, 1 when something was handed back half-done or serving failed.
     """
-    status = _loop(predictors, settings)
-    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
-        # A blocking model cannot be stopped, and the interpreter would wait for its thread for ever.
-        logging.shutdown()
-        os._exit(status)
-    return status
-
-
-def _loop(predictors: list[Predictor], settings: Settings) -> int:
     if sys.platform == "win32":
-        return asyncio.run(_serve(predictors, settings))
+        return asyncio.run(_served(predictors, settings))
     import uvloop
 
-    return uvloop.run(_serve(predictors, settings))
+    return uvloop.run(_served(predictors, settings))
+
+
+async def _served(predictors: list[Predictor], settings: Settings) -> int:
+    status = await _serve(predictors, settings)
+    # A thread cannot be stopped, and the interpreter would wait for a model's for ever: its own threads, and those of
+    # the loop, where `asyncio.to_thread` runs.
+    ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+    await asyncio.wait({ending}, timeout=LINGER_S)
+    if not ending.done() or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        _leave(status)
+    return status
 
 
 async def _serve(predictors: list[Predictor], settings: Settings) -> int:
@@ -53,7 +56,8 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     def on_signal() -> None:
         """The second one means now: whatever is unfinished goes back to the queue with the connection."""
         if stop.is_set():
-            _leave_at_once()
+            log.warning("stopped_at_once")
+            _leave(FAILED)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,14 +97,15 @@ async def _entered(stack: AsyncExitStack, responder: Responder, stop: asyncio.Ev
     try:
         await entering
     except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
         return False
     return True
 
 
-def _leave_at_once() -> None:
-    log.warning("stopped_at_once")
+def _leave(status: int) -> None:
     logging.shutdown()
-    os._exit(FAILED)
+    os._exit(status)
 
 
 async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:

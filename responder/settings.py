@@ -13,7 +13,7 @@ from responder.answer import MAX_TTL_S
 from responder.reading import MAX_VALUES
 
 _PREFIX = "RESPONDER_"
-_TRUE = ("true", "1", "yes", "on")
+_SAFE_SSL = {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password"}
 
 
 class InvalidSettings(Exception):
@@ -22,8 +22,8 @@ class InvalidSettings(Exception):
 
 def _a_pattern(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        re.compile(text.encode())  # as it will be used: on bytes
+    except (re.error, ValueError) as error:
         msg = f"must be a regular expression: {error}"
         raise ValueError(msg) from None
     return text
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     declare_topology: Annotated[bool, Field(validation_alias="RESPONDER_DECLARE")] = True
     reply_exchange: Annotated[str, Field(max_length=255)] = ""
     reply_to_pattern: Annotated[str, AfterValidator(_a_pattern)] = ".+"
-    require_user_id: Annotated[str, AfterValidator(_a_pattern)] | None = None
+    require_user_id: Annotated[str, Field(min_length=1), AfterValidator(_a_pattern)] | None = None
     tenant_from_user_id: bool = False
     load_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     health_host: str = "0.0.0.0"
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     @classmethod
     def _amqp(cls, url: SecretStr) -> SecretStr:
         _check_url(url, {"amqp", "amqps"}, "amqp://user:password@host:5672/vhost")
-        if parse_qs(urlsplit(url.get_secret_value()).query).get("no_verify_ssl", ["0"]) != ["0"]:
+        if set(_options(url).get("no_verify_ssl", ["0"])) != {"0"}:
             msg = "no_verify_ssl would accept any server; give the authority with cafile=... instead"
             raise ValueError(msg)
         return url
@@ -82,10 +82,9 @@ class Settings(BaseSettings):
     def _redis(cls, url: SecretStr) -> SecretStr:
         if url.get_secret_value() != "memory://":
             _check_url(url, {"redis", "rediss", "unix"}, "redis://host:6379/0, or memory://")
-            asked = parse_qs(urlsplit(url.get_secret_value()).query)
-            unverified = asked.get("ssl_cert_reqs", ["required"]) != ["required"]
-            if unverified or asked.get("ssl_check_hostname", ["true"])[0].lower() not in _TRUE:
-                msg = "ssl_cert_reqs and ssl_check_hostname would accept any server; give ssl_ca_certs=... instead"
+            wrong = {name for name in _options(url) if name.startswith("ssl_")} - _SAFE_SSL
+            if wrong:
+                msg = f"{min(wrong)} may weaken TLS; of its kind these are taken: {', '.join(sorted(_SAFE_SSL))}"
                 raise ValueError(msg)
         return url
 
@@ -118,6 +117,11 @@ def _check_url(url: SecretStr, schemes: set[str], example: str) -> None:
     if not good:
         msg = f"must be a URL such as {example}"
         raise ValueError(msg)
+
+
+def _options(url: SecretStr) -> dict[str, list[str]]:
+    """What stands behind the question mark, empty values included: they mean something to those who read it next."""
+    return parse_qs(urlsplit(url.get_secret_value()).query, keep_blank_values=True)
 
 
 def _variables(cls: type[BaseSettings]) -> dict[str, str]:

@@ -18,6 +18,7 @@ _DIRECT = re.compile(
 DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
 JSON = b"application/json"
 _NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+USER = b"{user}"
 REPLY_TYPES = frozenset({b"result", b"error"})
 _MAX_TENANT_BYTES = 255
 _ADDRESSES_KEPT = 4096
@@ -30,28 +31,32 @@ class ReplyPolicy:
 
     Args:
         own: a prefix of queues that no reply goes to: the responder's own.
-        pattern: a whole name must match it to be a reply queue.
+        pattern: a regular expression; a whole name must match it to be a reply queue. `{user}` in it stands for the
+            user that the broker has validated, and a request without one has no reply queue then.
         exchange: where replies are published; only the default one, the empty name, reaches direct reply-to addresses.
     """
 
     own: bytes
-    pattern: re.Pattern[bytes]
+    pattern: bytes
     exchange: str = ""
-    _known: dict[bytes, bool] = field(default_factory=dict, compare=False)
+    _known: dict[bytes | tuple[bytes, bytes | None], bool] = field(default_factory=dict, compare=False)
 
-    def accepts(self, reply_to: bytes) -> bool:
+    def accepts(self, reply_to: bytes, user_id: bytes | None = None) -> bool:
         """Whether a reply may be sent there; a requester sends many requests with one address."""
-        known = self._known.get(reply_to)
+        asked = reply_to if user_id is None else (reply_to, user_id)
+        known = self._known.get(asked)
         if known is None:
             if len(self._known) >= _ADDRESSES_KEPT:
                 self._known.clear()
-            known = self._known[reply_to] = self._decide(reply_to)
+            known = self._known[asked] = self._decide(reply_to, user_id)
         return known
 
-    def _decide(self, reply_to: bytes) -> bool:
+    def _decide(self, reply_to: bytes, user_id: bytes | None) -> bool:
         if reply_to.startswith(DIRECT_PREFIXES):
             return not self.exchange and _DIRECT.fullmatch(reply_to) is not None
-        return not reply_to.startswith(self.own) and self.pattern.fullmatch(reply_to) is not None
+        if reply_to.startswith(self.own) or (not user_id and USER in self.pattern):
+            return False
+        return re.fullmatch(self.pattern.replace(USER, re.escape(user_id or b"")), reply_to) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,11 @@ class BrokenCache:
         self._inner = inner or MemoryCache()
 
     @property
+    def is_up(self) -> bool:
+        """What its switch says."""
+        return not self.is_down
+
+    @property
     def problem(self) -> str | None:
         """What its switch says."""
         return "down" if self.is_down else None

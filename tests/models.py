@@ -88,7 +88,7 @@ class Unloadable:
 
     def load(self) -> None:
         """Fail."""
-        raise FileNotFoundError("weights.bin")
+        raise FileNotFoundError("weights.bin of //me:canary@store/")
 
     def predict(self, task: Task) -> Done:
         """Never reached."""
@@ -235,3 +235,58 @@ class Text(BaseModel):
 async def wordy(task: Task) -> Text:
     """Say as much as the number says."""
     return Text(text="a" * task.number)
+
+
+@predictor(name="sleepy_loop", version="1")
+class SleepyLoop:
+    """An async model whose `load` blocks."""
+
+    def load(self) -> None:
+        """Block whoever calls."""
+        record("load", 0)
+        time.sleep(60)
+
+    async def predict(self, task: Task) -> Done:
+        """Never reached."""
+        return Done(square=0)
+
+
+@predictor(name="sleepy_thread", version="1")
+class SleepyThread:
+    """An async model whose `load` waits for a thread."""
+
+    async def load(self) -> None:
+        """Block a thread of the loop's."""
+        record("load", 0)
+        await asyncio.to_thread(time.sleep, 60)
+
+    async def predict(self, task: Task) -> Done:
+        """Never reached."""
+        return Done(square=0)
+
+
+@predictor(name="half", version="1")
+class Half:
+    """A model that cannot be loaded, and that cannot be closed for that."""
+
+    def __init__(self) -> None:
+        record("made", 0)
+
+    async def load(self) -> None:
+        """Fail."""
+        record("load", 0)
+        raise ConnectionError("no store")
+
+    async def predict(self, task: Task) -> Done:
+        """Never reached."""
+        return Done(square=0)
+
+    async def close(self) -> None:
+        """Fail, because nothing was loaded."""
+        raise AttributeError("no store to close")
+
+
+@predictor(name="talkative", version="1", timeout_s=5)
+async def talkative(task: Task) -> Done:
+    """Put its input into its error."""
+    raise ValueError(task.ending)

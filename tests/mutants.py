@@ -57,15 +57,18 @@ FAULTS = (
     Fault(
         "requeue what is unroutable",
         "responder/pipeline.py",
-        "        if fate is Fate.LOST:\n",
-        "        if fate in (Fate.LOST, Fate.RETURNED):\n",
+        "        self._settle([message.token for message in messages])\n",
+        "        if fate is Fate.RETURNED:\n"
+        "            self._inbox.settle([one.token for one in messages], Settlement.REQUEUE)\n"
+        "        else:\n"
+        "            self._settle([message.token for message in messages])\n",
         "tests/integration/test_answers.py tests/integration/test_refusals.py",
     ),
     Fault(
-        "acknowledge what could not be sent",
-        "responder/pipeline.py",
-        "        if fate is Fate.LOST:\n",
-        "        if False:\n",
+        "guilty without a witness",
+        "lane/quarantine.py",
+        "        if self._confirms > confirms >= 0 or not times:\n",
+        "        if True:\n",
         "tests/faults/test_detection.py -k right_to_reply",
     ),
     Fault(

@@ -46,6 +46,10 @@ class MemoryCache:
         return other
 
     @property
+    def is_up(self) -> bool:
+        return True
+
+    @property
     def problem(self) -> None:
         return None
 

@@ -106,8 +106,12 @@ class Cache(Protocol):
     """Values by name, each with a time to live."""
 
     @property
+    def is_up(self) -> bool:
+        """Whether it can be reached."""
+
+    @property
     def problem(self) -> str | None:
-        """Why it cannot be reached, in one line; None while it can."""
+        """What ails it and what follows from that, in one line; None while nothing does."""
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values of these names, in this order; None where there is none or it has expired.

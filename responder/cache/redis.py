@@ -57,8 +57,11 @@ class RedisCache:
 
     @property
     def problem(self) -> str | None:
-        links = (self._link, self._inbox_link)
-        return next((link.problem for link in links if link is not None and link.problem is not None), None)
+        if self._link.problem is not None:
+            return f"{self._link.problem}; answers are right, and not cached"
+        if self._inbox_link is not None and self._inbox_link.problem is not None:
+            return f"pushes: {self._inbox_link.problem}; who waits for another replica asks again every second"
+        return None
 
     @property
     def hears(self) -> bool:

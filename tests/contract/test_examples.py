@@ -54,9 +54,8 @@ async def test_the_responder_reads_every_request(path: Path) -> None:
     assert model.read(request.body).model_dump() == {"pair": "ETH/EUR", "horizon_minutes": 5, "returns": [0.1, 0.2]}
     assert request.tenant == (b"desk-1" if path.stem == "everything" else b"")
     assert request.has_deadline is (path.stem == "everything")
-    import re
 
-    assert reply_to is None or ReplyPolicy(own=b"predictions", pattern=re.compile(rb".+")).accepts(reply_to)
+    assert reply_to is None or ReplyPolicy(own=b"predictions", pattern=rb".+").accepts(reply_to)
 
 
 @pytest.mark.parametrize("path", REPLIES + OLDER, ids=name_of)

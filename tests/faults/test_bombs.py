@@ -74,7 +74,7 @@ async def test_no_body_keeps_the_event_loop_for_fifty_milliseconds(
                 _note(codes, await client.reply())
     expected = {f"{name} {turn}": code for name, (_, _, code) in BOMBS.items() for turn in range(10)}
     assert codes == expected
-    worst_ms = max(recorded(tmp_path, "kept"), default=0)
+    worst_ms = max(recorded(tmp_path, "kept"))  # there are some: the watcher lives
     report("bombs", {"kinds": len(BOMBS), "sent": 10 * len(BOMBS), "loop kept at most, ms": worst_ms})
     assert worst_ms <= KEPT_MS
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
-from producer import DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionClient, PredictionError
+from producer import NO_RETRIES, DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionClient, PredictionError
 from responder.cache.link import InvalidCacheUrl
 from tests.fakes import GatedModel
 from tests.models import oracle
@@ -83,7 +83,7 @@ async def test_calls_in_flight_learn_at_once_that_their_connection_is_lost(tmp_p
         model = GatedModel()
         async with (
             embedded(model.predictor(), settings(local, namespace)),
-            PredictionClient(broker.url, namespace=namespace) as client,
+            PredictionClient(broker.url, namespace=namespace, retries=NO_RETRIES) as client,
         ):
             calls = [asyncio.create_task(client.predict("echo", {"text": "a"}, timeout=30)) for _ in range(10)]
             await model.begun.wait()

@@ -78,6 +78,18 @@ async def test_odd_but_harmless_properties_cost_their_sender_nothing(servers: Se
             assert answer == {"result": {"square": 9}}
 
 
+async def test_who_asks_without_a_user_where_one_is_needed_is_told_so(servers: Servers, namespace: str) -> None:
+    """403, and what to set; with the user that the broker has validated, the answer."""
+    chosen = settings(servers, namespace, require_user_id="guest|someone")
+    async with ForeignClient.connected(servers.amqp_url) as client, embedded(oracle, chosen):
+        queue = f"{namespace}predictions.oracle"
+        _, refused = await client.ask(queue, b'{"number": 3}')
+        _, answer = await client.ask(queue, b'{"number": 3}', user_id="guest")
+    assert (refused["error"]["code"], refused["error"]["status"]) == ("PERMISSION_DENIED", 403)
+    assert "user_id" in refused["error"]["message"]
+    assert answer == {"result": {"square": 9}}
+
+
 async def test_bad_neighbours_hurt_nobody(servers: Servers, namespace: str) -> None:
     """A hundred bad requests among a hundred good ones: each gets its own answer."""
     async with (

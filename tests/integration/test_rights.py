@@ -18,7 +18,7 @@ import pytest_asyncio
 from yarl import URL
 
 from deploy.processes import BrokerProcess, RedisProcess
-from producer import PermissionDenied, PredictionClient
+from producer import DeadlineExceeded, PermissionDenied, PredictionClient
 from responder.cache import CacheRefused
 from responder.cache.link import RedisLink
 from tests.models import recorded
@@ -64,6 +64,7 @@ class Deployment:
         chosen = {
             "RESPONDER_DECLARE": "false",
             "RESPONDER_REQUIRE_USER_ID": "shop|till",
+            "RESPONDER_REPLY_TO_PATTERN": r"replies\.{user}\..*|redrive-.*",
             "RESPONDER_TENANT_FROM_USER_ID": "true",
         }
         one = ResponderProcess(model, self.environment("answerer") | chosen)
@@ -152,8 +153,34 @@ async def test_dead_letters_arrive_and_the_operator_sees_them(deployment: Deploy
         listed = await asyncio.to_thread(deployment.command, "redrive", "--list")
         assert (listed.returncode, listed.stderr) == (0, "")
         assert listed.stdout.splitlines()[-1] == "1 expired"
-        await operator.get_queue(DEAD)
         await dead.purge()
+
+
+async def test_the_operator_redrives_in_the_name_of_others(deployment: Deployment) -> None:
+    """An innocent letter is answered to the application that had asked, through the exchange for replies."""
+    async with channel(deployment.url("shop")) as shop, channel(deployment.url("operator")) as operator:
+        replies = await shop.declare_queue("replies.shop.late", exclusive=True)
+        await (await shop.get_underlay_channel()).queue_bind(replies.name, REPLIES, replies.name)
+        exchange = await shop.get_exchange(EXCHANGE, ensure=False)
+        request = aio_pika.Message(
+            b'{"number": 12}', user_id="shop", reply_to=replies.name, correlation_id="late", delivery_mode=2
+        )
+        await exchange.publish(request, "oracle")
+        waiting = await (await operator.get_queue(QUEUE)).get(timeout=10)
+        assert waiting is not None
+        await waiting.reject(requeue=False)
+        one = deployment.responder()
+        try:
+            await asyncio.to_thread(one.wait_until_ready)
+            kept = await asyncio.to_thread(deployment.command, "redrive", "--timeout", "5")
+            assert (kept.returncode, "1 kept: it carries a user" in kept.stdout) == (1, True)
+            done = await asyncio.to_thread(deployment.command, "redrive", "--impersonate", "--timeout", "5")
+            assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 answered")
+        finally:
+            one.end()
+        reply = await replies.get(timeout=10)
+        assert reply is not None
+        assert (reply.correlation_id, reply.body) == ("late", b'{"result":{"square":144}}')
 
 
 async def test_an_application_has_cached_answers_of_its_own(
@@ -175,12 +202,12 @@ async def test_an_application_has_cached_answers_of_its_own(
 
 
 async def test_who_asks_is_known(deployment: Deployment, responder: ResponderProcess) -> None:
-    """A user that is not the connection's is refused by the broker, no user and one that is not on the list by us."""
+    """A user who is not the connection's is refused by the broker, one who is not on the list by us; no user, nobody."""
     assert responder.process is not None
     starts = len(recorded(deployment.folder, "start"))
     async with deployment.client("shop", user_id=None) as nobody:
-        with pytest.raises(PermissionDenied, match="user_id"):
-            await nobody.predict("oracle", {"number": 5})
+        with pytest.raises(DeadlineExceeded):  # whose reply queue it is, nobody knows
+            await nobody.predict("oracle", {"number": 5}, timeout=1)
     add_user_like(deployment.control, "shop", "thief")
     async with deployment.client("thief") as thief:
         with pytest.raises(PermissionDenied, match="'thief' may not ask"):
@@ -197,16 +224,19 @@ async def test_no_reply_address_makes_it_write_anywhere_else(
 ) -> None:
     """Queues of others, our own, exchanges, wildcards, direct reply-to: nothing arrives, and it goes on."""
     addresses = ["victim", QUEUE, DEAD, REPLIES, EXCHANGE, "amq.direct", "#", "*", "replies.#", "x" * 255]
+    addresses += ["replies.till.main", "replies.shopping.1", "replies.shop"]
     direct = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA0MDQ.abc=="
     async with channel(deployment.url("operator")) as operator, deployment.client("shop") as shop:
         victim = await operator.declare_queue("victim", durable=True)
+        for name in ("victim", "replies.till.main", "replies.shopping.1", "replies.shop"):
+            await (await operator.get_underlay_channel()).queue_bind("victim", REPLIES, name)
         async with channel(deployment.url("shop")) as asking:
             exchange = await asking.get_exchange(EXCHANGE, ensure=False)
             for address in (*addresses, direct):
                 message = aio_pika.Message(b'{"number": 6}', reply_to=address, user_id="shop", correlation_id="forged")
                 await exchange.publish(message, "oracle")
         assert await shop.predict("oracle", {"number": 7}) == {"square": 49}
-        assert 'kind="reply_to_refused"} 4.0' in responder.metrics()
+        assert f'kind="reply_to_refused"}} {len(addresses) + 1}.0' in responder.metrics()
         for name in ("victim", QUEUE, DEAD):
             assert (await operator.declare_queue(name, passive=True)).declaration_result.message_count == 0
         await victim.delete()

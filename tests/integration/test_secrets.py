@@ -135,6 +135,27 @@ async def test_no_command_says_a_password(servers: Servers, namespace: str, comm
             assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("style", ["json", "console"])
+async def test_an_error_of_a_model_forges_no_line(servers: Servers, namespace: str, tmp_path: Path, style: str) -> None:
+    """Models put inputs into their errors, and their errors are logged with tracebacks."""
+    said, forged = tmp_path / "stderr", "x\n2026-01-01T00:00:00Z [info     ] drained\x1b[31m\r{}"
+    with said.open("wb") as file:
+        environment = servers.environment(namespace) | {"RESPONDER_LOG": style}
+        responder = ResponderProcess("tests.models:talkative", environment, stderr=file)
+        try:
+            responder.launch()
+            await asyncio.to_thread(responder.wait_until_ready)
+            async with ForeignClient.connected(servers.amqp_url) as client:
+                body = json.dumps({"number": 1, "ending": forged}).encode()
+                _, answer = await client.ask(f"{namespace}predictions.talkative", body)
+                assert answer["error"]["code"] == "MODEL_ERROR"
+            await until(lambda: "ValueError" in said.read_text())
+        finally:
+            responder.end()
+    lines = said.read_text().split("\n")
+    assert not [line for line in lines if "\x1b" in line or "\r" in line or line.startswith("2026-01-01")]
+
+
 async def test_series_do_not_grow_with_what_requests_carry(servers: Servers, namespace: str) -> None:
     """Ten thousand identifiers, tenants, directives and odd properties: as many series as after the first few."""
     with responder_process(servers, namespace, "tests.models:oracle") as responder:

@@ -59,7 +59,7 @@ def test_a_lost_socket_proves_less_than_a_closed_channel() -> None:
     """Sockets are lost for many reasons."""
     quarantine = Quarantine()
     quarantine.hold([message(b"a")])
-    endings = []
+    endings: list[str] = []
     while quarantine.waiting and len(endings) < 100:
         endings.append(tried(quarantine, {b"a"}, by_the_broker=False))
         quarantine.note_confirms(1)
