@@ -202,7 +202,7 @@ async def test_an_application_has_cached_answers_of_its_own(
 
 
 async def test_who_asks_is_known(deployment: Deployment, responder: ResponderProcess) -> None:
-    """A user who is not the connection's is refused by the broker, one who is not on the list by us; no user, nobody."""
+    """A user who is not the connection's is refused by the broker, one who is not on the list by us."""
     assert responder.process is not None
     starts = len(recorded(deployment.folder, "start"))
     async with deployment.client("shop", user_id=None) as nobody:
