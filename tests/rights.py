@@ -4,6 +4,7 @@ import asyncio
 import re
 import shlex
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from yarl import URL
@@ -58,5 +59,6 @@ def as_service(servers: Servers) -> Servers:
     if servers.control is None:
         return servers
     add_user(servers.control, "responder", for_namespaces)
-    redis_url = asyncio.run(add_redis_user(servers.redis_url, for_namespaces))
+    with ThreadPoolExecutor(1) as thread:  # a fixture may be set up inside a running event loop
+        redis_url = thread.submit(asyncio.run, add_redis_user(servers.redis_url, for_namespaces)).result()
     return replace(servers, service=(with_user(servers.amqp_url), redis_url))
