@@ -136,7 +136,7 @@ async def test_an_answer_that_arrives_as_a_request_is_dropped(servers: Servers, 
         await client.send(queue, GOOD, type=kind, correlation_id="dropped")
         reply, _ = await client.ask(queue, GOOD, correlation_id="answered")
         assert reply.correlation_id == "answered"
-        assert not responder.unsettled
+        await until(lambda: not responder.unsettled)
 
 
 async def test_the_client_raises_typed_errors(servers: Servers, namespace: str) -> None:
