@@ -42,7 +42,7 @@ async def test_the_model_of_the_readme_is_served_by_the_client_of_the_readme(ser
     names: dict[str, Any] = {}
     exec(block("@predictor").replace("await my_model(features)", "1.0"), names)
     assert names["price"].name == "price"
-    code = block("PredictionClient", "predict(").replace('"amqp://guest:guest@localhost/"', "url, namespace=namespace")
+    code = block("await client.predict").replace('"amqp://guest:guest@localhost/"', "url, namespace=namespace")
     lines = "\n".join(f"    {line}" for line in code.splitlines())
     shown: list[tuple[Any, ...]] = []
     names = {"print": lambda *values: shown.append(values)}
@@ -51,4 +51,11 @@ async def test_the_model_of_the_readme_is_served_by_the_client_of_the_readme(ser
         await names["use"](servers.amqp_url, namespace)
         async with PredictionClient(servers.amqp_url, namespace=namespace) as client:
             value = await client.predict("price", {"pair": "ETH/EUR"}, timeout=5)
+            blocking = block("BlockingPredictionClient").replace(
+                '"amqp://guest:guest@localhost/"', "url, namespace=namespace"
+            )
+            names = {"url": servers.amqp_url, "namespace": namespace}
+            await asyncio.to_thread(exec, blocking, names)
     assert [one[:2] for one in shown] == [(value, "hit")]
+    assert names["price"].model_dump() == value
+    assert names["prices"][0] == value
