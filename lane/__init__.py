@@ -6,21 +6,28 @@ reports, in lists, what became of each. Each keeps a connection of its own and b
 
 from lane.frames import header_field
 from lane.inbox import Inbox
+from lane.memory import MemoryBroker
 from lane.outbox import Outbox
 from lane.port import Binding, Delivery, ExchangeSpec, Fate, Message, Properties, QueueSpec, Settlement
 from lane.template import Template
+from lane.transport import Amqp, Consumer, Publisher, Transport
 
 __all__ = [
+    "Amqp",
     "Binding",
+    "Consumer",
     "Delivery",
     "ExchangeSpec",
     "Fate",
     "Inbox",
+    "MemoryBroker",
     "Message",
     "Outbox",
     "Properties",
+    "Publisher",
     "QueueSpec",
     "Settlement",
     "Template",
+    "Transport",
     "header_field",
 ]

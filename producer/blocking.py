@@ -3,7 +3,9 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -27,19 +29,29 @@ class BlockingPredictionClient:
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._client = PredictionClient(url, **options)
+        self._make: Callable[[], AbstractAsyncContextManager[PredictionClient]] = partial(
+            PredictionClient, url, **options
+        )
+        self._stack = AsyncExitStack()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
         self._pid = 0
 
+    @classmethod
+    def of(cls, make: Callable[[], AbstractAsyncContextManager[PredictionClient]]) -> Self:
+        """One around another client, which is made and entered in the thread of the event loop."""
+        one = cls("")
+        one._make = make
+        return one
+
     def __repr__(self) -> str:
-        return f"<Blocking {self._client!r}>"
+        return f"<Blocking {getattr(self, '_client', 'not entered')!r}>"
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         self._thread.start()
         try:
-            self._run(self._client.__aenter__())
+            self._client = self._run(self._enter())
         except BaseException:
             self._end()
             raise
@@ -53,7 +65,7 @@ class BlockingPredictionClient:
     def close(self) -> None:
         """End it; calls of other threads end with NoBroker. To close twice is harmless."""
         if self._thread.is_alive():
-            self._run(self._client.__aexit__(None, None, None))
+            self._run(self._stack.aclose())
             self._end()
 
     @overload
@@ -83,6 +95,9 @@ class BlockingPredictionClient:
     def warm(self, model: str, inputs: Sequence[Any], **options: Any) -> int:
         """See `PredictionClient.warm`."""
         return self._run(self._client.warm(model, inputs, **options))
+
+    async def _enter(self) -> PredictionClient:
+        return await self._stack.enter_async_context(self._make())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._pid != os.getpid() or not self._thread.is_alive():

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel
 
-from lane import Binding, Fate, Inbox, Message, Outbox, QueueSpec
+from lane import Amqp, Binding, Fate, Message, QueueSpec, Transport
 from producer.errors import DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionError
 from producer.many import Warming, answers_to_all, error_of_fate, warmed
 from producer.prediction import REPLY_HEADERS, Prediction, prediction_of
@@ -42,6 +42,7 @@ class PredictionClient:
         exchange: where requests are published, e.g. `predictions`, for a user who may not write to the default one.
         reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; the reply queue is bound to it with its own name.
         reply_prefix: what the name of the reply queue begins with.
+        transport: what carries requests and replies, instead of RabbitMQ at `url`; see `producer.testing`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PredictionClient:
         exchange: str = "",
         reply_exchange: str = "",
         reply_prefix: str = "replies.",
+        transport: Transport | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -76,8 +78,8 @@ class PredictionClient:
         self._ids = (b"%b-%d" % (session, number) for number in itertools.count(1))
         self._waiting: dict[bytes, asyncio.Future[Prediction]] = {}
         self._reader: asyncio.Task[None] | None = None
-        self._inbox = Inbox(
-            url,
+        carrier = transport or Amqp(url)
+        self._inbox = carrier.inbox(
             [QueueSpec(self._reply_queue, durable=False, exclusive=True, binding=binding)],
             name="prediction client replies",
             prefetch=_PREFETCH,
@@ -88,7 +90,7 @@ class PredictionClient:
             ),
         )
         self._closed = asyncio.Event()
-        self._outbox = Outbox(url, name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
+        self._outbox = carrier.outbox(name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
 
     def __repr__(self) -> str:
         return f"<PredictionClient {self._reply_queue} waiting={len(self._waiting)}>"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Any, Literal
 
-from lane import Fate, Message, Outbox
+from lane import Fate, Message, Publisher
 from producer.errors import OutcomeUnknown, PredictionError, ResourceExhausted, UnknownModel
 
 _AT_ONCE = 500  # requests that nobody waits for are published so many at a time
@@ -72,7 +72,7 @@ class Warming:
             self.done.set_result(None)
 
 
-async def warmed(outbox: Outbox, messages: Iterable[Message], model: str) -> int:
+async def warmed(outbox: Publisher, messages: Iterable[Message], model: str) -> int:
     """Publish them, and wait until the broker has them; how many there were."""
     rest, count = iter(messages), 0
     while batch := list(islice(rest, _AT_ONCE)):

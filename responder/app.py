@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from lane import Inbox, Outbox
+from lane import Amqp, Consumer, Publisher, Transport
 from responder.cache import CachedAnswers, LeaseStore
 from responder.cache.memory import MemoryCache
 from responder.cache.redis import RedisCache
@@ -38,10 +38,19 @@ class Responder:
     Args:
         predictors: what to serve.
         settings: see `responder.settings`; read from the environment by default.
+        transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        settings: Settings | None = None,
+        *,
+        transport: Transport | None = None,
+    ) -> None:
         self._settings = settings or Settings.from_environment()
+        url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
+        self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
         self._metrics = Metrics()
         self._models = [
             ServedModel(
@@ -59,7 +68,7 @@ class Responder:
         self._stack = AsyncExitStack()
         self._inbox = self._build_inbox()
         self._pipeline: Pipeline | None = None
-        self._outbox: Outbox | None = None
+        self._outbox: Publisher | None = None
         self._running: asyncio.Task[None] | None = None
         self._cache: LeaseStore | None = None
         self._why_not_loaded: dict[str, str] = {}
@@ -175,11 +184,9 @@ class Responder:
             metrics=self._metrics,
         )
         self._outbox = await enter(
-            Outbox(
-                settings.amqp_url.get_secret_value(),
+            self._transport.outbox(
                 name="responder replies",
                 exchange=settings.reply_exchange,
-                heartbeat_s=settings.heartbeat_s,
                 on_fate=pipeline.settle_fates,
                 nack_retries=REPLY_NACK_RETRIES,
             )
@@ -208,10 +215,9 @@ class Responder:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_LOAD_DELAY_S)
 
-    def _build_inbox(self) -> Inbox:
+    def _build_inbox(self) -> Consumer:
         settings = self._settings
-        return Inbox(
-            settings.amqp_url.get_secret_value(),
+        return self._transport.inbox(
             topology(
                 settings.namespace,
                 [model.name for model in self._models],
@@ -221,7 +227,6 @@ class Responder:
             name="responder requests",
             prefetch=settings.prefetch,
             exchanges=exchanges(settings.namespace, settings.reply_exchange),
-            heartbeat_s=settings.heartbeat_s,
             headers=HEADERS,
             max_body_bytes=settings.max_body_bytes,
             declare=settings.declare_topology,

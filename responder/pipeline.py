@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, Settlement
+from lane import Consumer, Delivery, Fate, Message, Publisher, Settlement
 from responder.cache import CachedAnswers
 from responder.leading import Leading
 from responder.logs import logger
@@ -38,7 +38,7 @@ class Pipeline:
         self,
         *,
         models: Mapping[str, ServedModel],
-        inbox: Inbox,
+        inbox: Consumer,
         answers: CachedAnswers,
         leading: Leading,
         pending: int,
@@ -48,7 +48,7 @@ class Pipeline:
     ) -> None:
         self._models = models
         self._inbox = inbox
-        self._outbox: Outbox | None = None
+        self._outbox: Publisher | None = None
         self._service = Service(answers, leading, self._deliver, pending=pending, on_refresh=metrics.count_refresh)
         self._condemned: set[Delivery] = set()
         self._intake = intake
@@ -60,7 +60,7 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline {self._inbox!r} {self._service!r} {self._outbox!r}>"
 
-    async def run(self, outbox: Outbox) -> None:
+    async def run(self, outbox: Publisher) -> None:
         """Answer what comes, until the inbox is stopped."""
         self._outbox = outbox
         self._running = asyncio.current_task()

@@ -59,3 +59,10 @@ async def test_the_model_of_the_readme_is_served_by_the_client_of_the_readme(ser
     assert [one[:2] for one in shown] == [(value, "hit")]
     assert names["price"].model_dump() == value
     assert names["prices"][0] == value
+
+
+async def test_the_test_of_the_readme_passes(answering: Any) -> None:
+    """In memory."""
+    names: dict[str, Any] = {}
+    exec(block("answering(price)"), names)
+    await names["test_my_service"](answering)
