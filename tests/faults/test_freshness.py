@@ -72,7 +72,7 @@ async def test_while_the_model_fails_old_answers_are_given_to_those_who_take_the
     environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_KEEP_S": "60"}
     loop = asyncio.get_running_loop()
     with replicas(servers, namespace, "tests.models:fresh", 3, **environment):
-        async with PredictionClient(servers.amqp_url, namespace=namespace) as client:
+        async with PredictionClient(servers.amqp_url, namespace=namespace, retries=NO_RETRIES) as client:
             await client.ask("fresh", question)
             (tmp_path / "fail-1").touch()
             while (await client.ask("fresh", question, cache_control=CACHED)).cache_status.kind != "stale":

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from deploy.found import Servers
-from producer import PredictionClient, PredictionError
+from producer import NO_RETRIES, PredictionClient, PredictionError
 from responder import predictor
 from responder.cache import Entry
 from responder.cache.entry import encode_entry
@@ -63,8 +63,8 @@ def fleet(
 
 @pytest.fixture
 async def client(fleet: Fleet) -> AsyncIterator[PredictionClient]:
-    """The client library."""
-    async with PredictionClient(fleet.url, namespace=fleet.namespace) as one:
+    """The client library, which shows every error."""
+    async with PredictionClient(fleet.url, namespace=fleet.namespace, retries=NO_RETRIES) as one:
         yield one
 
 
