@@ -69,7 +69,7 @@ FAULTS = (
         "lane/quarantine.py",
         "        if self._confirms > confirms >= 0 or not times:\n",
         "        if True:\n",
-        "tests/faults/test_detection.py -k right_to_reply",
+        "tests/unit/test_quarantine.py",
     ),
     Fault(
         "answer anybody",

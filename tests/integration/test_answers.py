@@ -107,6 +107,9 @@ async def test_a_waiting_request_whose_sender_is_gone_is_acknowledged(servers: S
             _, body = await other.ask(f"{namespace}predictions.echo", b'{"text":"a"}')
             assert body == {"result": {"text": "a"}}
         await until(lambda: not responder.unsettled)
+    async with ForeignClient.connected(servers.amqp_url) as other:
+        assert await other.depth(f"{namespace}predictions.echo") == 0
+        assert await other.depth(f"{namespace}predictions.dead") == 0  # where a loop of redeliveries ends
     assert model.calls == ["a"]
 
 
