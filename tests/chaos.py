@@ -52,6 +52,7 @@ class Row:
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     worst_ms: float = 0.0
+    odd: list[str] = field(default_factory=list)
 
     @property
     def is_well(self) -> bool:
@@ -203,7 +204,12 @@ def _judge(folder: Path, windows: list[tuple[float, float]], row: Row) -> None:
                 if other >= end:
                     break
                 row.overlapping += 1
-                row.outside += not any(since <= other <= until or since <= begin <= until for since, until in windows)
+                if not any(since <= other <= until or since <= begin <= until for since, until in windows):
+                    row.outside += 1
+                    past = [
+                        f"{begin - since:.2f} s, {begin - until:.2f} s" for since, until in windows if since < begin
+                    ]
+                    row.odd.append(f"{end - begin:.2f} s, the other {other - begin:.2f} s later; the fault {past[-1:]}")
 
 
 def main() -> int:
@@ -238,8 +244,8 @@ def main() -> int:
     for faults, seconds in plans:
         row = asyncio.run(run(os.environ["AMQP_URL"], faults, seconds, chosen.seed))
         rows.append(row)
-        name, *values = asdict(row).values()
-        print(f"{name or 'none':12}" + "".join(f"{value:>10}" for value in values), flush=True)
+        name, *values, odd = asdict(row).values()
+        print(f"{name or 'none':12}" + "".join(f"{value:>10}" for value in values), *odd, sep="\n", flush=True)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return 0 if all(row.is_well for row in rows) else 1
