@@ -167,6 +167,8 @@ class Leases:
                     return landed
                 elif slot is Slot.REFRESH:
                     slot, seen = Slot.VALUE, b""  # a large answer is not pushed
+                if landed is None:
+                    generation = None  # by now it may be another, in which nobody would follow our lease
             elif entry is not None:
                 if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head != unwanted:
                     return entry
