@@ -25,7 +25,7 @@ class BrokerRefusal(ConnectionError):
     """The broker closed the channel or the connection because of something that we sent."""
 
 
-class BrokerFault(BrokerRefusal):
+class BrokerFault(ConnectionError):
     """The broker closed the connection because it failed itself (541, AMQP 0-9-1 section 1.2, internal-error)."""
 
 

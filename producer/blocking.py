@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -16,6 +17,8 @@ from producer.errors import NoBroker
 from producer.prediction import Prediction
 
 T = TypeVar("T")
+CLOSED = "the client is closed, or was made before a fork: make one in each process, and use it inside `with`"
+CLOSE_TIMEOUT_S = 1.0
 
 
 class BlockingPredictionClient:
@@ -36,6 +39,8 @@ class BlockingPredictionClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
         self._pid = 0
+        self._opening = threading.Lock()
+        self._is_open = False
 
     @classmethod
     def of(cls, make: Callable[[], AbstractAsyncContextManager[PredictionClient]]) -> Self:
@@ -50,6 +55,7 @@ class BlockingPredictionClient:
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         self._thread.start()
+        self._is_open = True
         try:
             self._client = self._run(self._enter())
         except BaseException:
@@ -63,9 +69,11 @@ class BlockingPredictionClient:
         self.close()
 
     def close(self) -> None:
-        """End it; calls of other threads end with NoBroker. To close twice is harmless."""
-        if self._thread.is_alive():
-            self._run(self._stack.aclose())
+        """End it. Calls of other threads end with OutcomeUnknown or NoBroker. To close twice is harmless."""
+        with self._opening:
+            was_open, self._is_open = self._is_open, False
+        if was_open:
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
             self._end()
 
     @overload
@@ -99,19 +107,34 @@ class BlockingPredictionClient:
     async def _enter(self) -> PredictionClient:
         return await self._stack.enter_async_context(self._make())
 
+    async def _leave(self) -> None:
+        """What was begun before ends now, or is cancelled: the loop stops, and nobody may wait for it for ever."""
+        await self._stack.aclose()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            await asyncio.wait(rest, timeout=CLOSE_TIMEOUT_S)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._pid != os.getpid() or not self._thread.is_alive():
+        future = None
+        if self._pid == os.getpid():  # first: after a fork the lock may be held by a thread that is not there
+            with self._opening:  # what is begun here is begun before the client is closed, or not at all
+                future = asyncio.run_coroutine_threadsafe(work, self._loop) if self._is_open else None
+        if future is None:
             work.close()
-            msg = "the client is closed, or was made before a fork: make one in each process, and use it inside `with`"
-            raise NoBroker(msg)
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise NoBroker(CLOSED)
         try:
             return future.result()
+        except CancelledError:
+            raise NoBroker(CLOSED) from None
         except BaseException:  # Ctrl-C among them: nobody waits for it any more
             future.cancel()
             raise
 
     def _end(self) -> None:
+        self._is_open = False
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

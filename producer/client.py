@@ -85,9 +85,7 @@ class PredictionClient:
             prefetch=_PREFETCH,
             headers=REPLY_HEADERS,
             no_ack=True,
-            on_lost=lambda: self._fail_all(
-                OutcomeUnknown("the connection was lost while the reply was awaited", retryable=True)
-            ),
+            on_lost=lambda: self._fail_all("the connection was lost while the reply was awaited", retryable=True),
         )
         self._closed = asyncio.Event()
         self._outbox = carrier.outbox(name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
@@ -117,7 +115,7 @@ class PredictionClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed.set()
-        self._fail_all(OutcomeUnknown("the client was closed before the reply came"))
+        self._fail_all("the client was closed before the reply came", retryable=False)
         await self._outbox.__aexit__(kind, error, trace)
         await self._inbox.__aexit__(kind, error, trace)
         if self._reader is not None:
@@ -298,10 +296,10 @@ class PredictionClient:
             msg = f"no answer from {model!r} in time: not connected: {self._inbox.last_error or 'connecting'}"
             raise DeadlineExceeded(msg)
 
-    def _fail_all(self, error: PredictionError) -> None:
+    def _fail_all(self, why: str, *, retryable: bool) -> None:
         """The reply queue is gone, and with it every reply that is still to come."""
-        for identifier in list(self._waiting):
-            self._resolve(identifier, error)
+        for identifier in list(self._waiting):  # an error each: one that many raise gathers all their tracebacks
+            self._resolve(identifier, OutcomeUnknown(why, retryable=retryable))
 
     def _on_fate(self, messages: Sequence[Message], fate: Fate) -> None:
         for message in messages:

@@ -25,6 +25,15 @@ class Authority:
         signing = f"x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names"
         self._run(f"{signing} -days {days} -out {who}.pem")
 
+    def listener(self, port: int) -> tuple[str, ...]:
+        """Lines of rabbitmq.conf for a listener with the server's certificate."""
+        return (
+            f"listeners.ssl.1 = 127.0.0.1:{port}",
+            f"ssl_options.cacertfile = {self.file('ca.pem')}",
+            f"ssl_options.certfile = {self.file('server.pem')}",
+            f"ssl_options.keyfile = {self.file('server.key')}",
+        )
+
     def file(self, name: str) -> str:
         """Its path."""
         return str(self.folder / name)

@@ -82,10 +82,7 @@ async def test_readiness_says_why_a_model_is_not_loaded(servers: Servers, namesp
     responder = _launched("tests.models:Late", servers, namespace, tmp_path)
     try:
         await until(lambda: "model late: not loaded: FileNotFoundError, see the log" in _missing(responder))
-        began = time.monotonic()
-        responder.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(responder.wait, 5) == 0
-        assert time.monotonic() - began < 2
+        await _stops_soon(responder)
     finally:
         responder.end()
 
@@ -99,10 +96,7 @@ async def test_a_stop_is_heard_while_a_model_blocks_in_load(
     try:
         await until(lambda: recorded(tmp_path, "load"))
         assert responder.probe("/livez") == 200
-        began = time.monotonic()
-        responder.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(responder.wait, 10) == 0
-        assert time.monotonic() - began < 2
+        await _stops_soon(responder)
     finally:
         responder.end()
 
@@ -138,6 +132,14 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespac
     assert "model unloadable: loading failed: FileNotFoundError: weights.bin of //***@store/" in last
     assert "canary" not in last
     assert ("model_not_loaded" in ended.stderr) == (patience_s != "0")
+
+
+async def _stops_soon(responder: ResponderProcess) -> None:
+    """On SIGTERM, with exit status 0."""
+    began = time.monotonic()
+    responder.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(responder.wait, 10) == 0
+    assert time.monotonic() - began < 2
 
 
 def _launched(model: str, servers: Servers, namespace: str, folder: Path) -> ResponderProcess:

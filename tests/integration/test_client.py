@@ -143,11 +143,12 @@ async def test_the_caller_s_trace_travels_with_the_request(servers: Servers, nam
         with trace.use_span(NonRecordingSpan(span)):
             calls = [asyncio.create_task(client.predict("traced", {}, timeout=5))]
         calls.append(asyncio.create_task(client.predict("traced", {}, timeout=5)))
-        seen = []
-        for _ in calls:
-            message = await asked.get(timeout=5)
-            assert message is not None
-            seen.append(message.headers.get("traceparent"))
+        seen: list[object] = []
+        async with asyncio.timeout(5), asked.iterator(no_ack=True) as messages:
+            async for message in messages:
+                seen.append(message.headers.get("traceparent"))
+                if len(seen) == len(calls):
+                    break
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
@@ -241,6 +242,34 @@ def test_two_hundred_threads_share_a_blocking_client(servers: Servers, namespace
                 client.predict("oracle", {"number": 3})
             client.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "prediction client"]
+
+
+def test_a_blocking_client_that_is_closed_leaves_no_thread_waiting(servers: Servers, namespace: str) -> None:
+    """Those that call it all the time end at once, each with a typed error."""
+    endings: list[str] = []
+    with responder_process(servers, namespace, "tests.models:oracle"):
+        for _ in range(10):
+            client = BlockingPredictionClient(servers.amqp_url, namespace=namespace, max_in_flight=5)
+            begun = threading.Barrier(21)
+
+            def work(number: int, client: BlockingPredictionClient = client, begun: threading.Barrier = begun) -> None:
+                begun.wait()
+                try:
+                    while True:
+                        client.predict("oracle", {"number": number, "seconds": 0.05})
+                except PredictionError as error:
+                    endings.append(error.code)
+
+            with client:
+                threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+                for thread in threads:
+                    thread.start()
+                begun.wait()
+            for thread in threads:
+                thread.join(5)
+            assert not [thread for thread in threads if thread.is_alive()]
+    assert len(endings) == 200
+    assert set(endings) <= {"NO_BROKER", "OUTCOME_UNKNOWN"}
 
 
 def test_a_blocking_client_without_a_broker_says_so(namespace: str) -> None:

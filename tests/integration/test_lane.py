@@ -271,10 +271,7 @@ def tls_broker(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     with BrokerProcess.prepared(tmp_path / "rabbitmq") as broker:
         broker.configure(
-            f"listeners.ssl.1 = 127.0.0.1:{port}",
-            f"ssl_options.cacertfile = {authority.file('ca.pem')}",
-            f"ssl_options.certfile = {authority.file('server.pem')}",
-            f"ssl_options.keyfile = {authority.file('server.key')}",
+            *authority.listener(port),
         )
         broker.start()
         yield str(URL(f"amqps://guest:guest@localhost:{port}/").with_query(cafile=authority.file("ca.pem")))

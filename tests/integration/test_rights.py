@@ -169,6 +169,9 @@ async def test_the_operator_redrives_in_the_name_of_others(deployment: Deploymen
         waiting = await (await operator.get_queue(QUEUE)).get(timeout=10)
         assert waiting is not None
         await waiting.reject(requeue=False)
+        async with asyncio.timeout(20):
+            while not (await operator.declare_queue(DEAD, passive=True)).declaration_result.message_count:
+                await asyncio.sleep(0.05)  # the broker moves it, and counts, in its own time
         one = deployment.responder()
         try:
             await asyncio.to_thread(one.wait_until_ready)

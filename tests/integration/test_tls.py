@@ -64,10 +64,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     amqp_port = free_port()
     with BrokerProcess.prepared(folder / "rabbitmq") as broker:
         broker.configure(
-            f"listeners.ssl.1 = 127.0.0.1:{amqp_port}",
-            f"ssl_options.cacertfile = {authority.file('ca.pem')}",
-            f"ssl_options.certfile = {authority.file('server.pem')}",
-            f"ssl_options.keyfile = {authority.file('server.key')}",
+            *authority.listener(amqp_port),
             "ssl_options.verify = verify_peer",
             "ssl_options.fail_if_no_peer_cert = true",
         )

@@ -117,6 +117,24 @@ async def test_a_refresh_of_an_invalidated_model_replaces_nothing(computed: bool
     assert (await again)[0].outcome.body == (await asked)[0].outcome.body == b'{"result":{"text":"call 3"}}'
 
 
+async def test_who_has_waited_in_vain_leads_in_the_generation_of_now() -> None:
+    """All was lost (FLUSHALL): in the old generation nobody would see its lease, and others would call the model."""
+    house = await built()
+    house.model.gate = asyncio.Event()
+    asked = [asyncio.ensure_future(house.reply(at=0))]
+    await house.model.called(1)
+    asked.append(asyncio.ensure_future(house.reply(at=1)))
+    await settle()
+    house.cache._values.clear()
+    house.services[1]._leading._leases.waiting.look_again()
+    await house.model.called(2)
+    asked.append(asyncio.ensure_future(house.reply(at=0)))
+    await settle()
+    assert house.model.calls == 2
+    house.model.gate.set()
+    assert {one.outcome.code for replies in await asyncio.gather(*asked) for one in replies} == {None}
+
+
 async def test_a_flight_of_an_older_generation_is_not_boarded() -> None:
     """Even before its claim: it may follow a call that the invalidation was meant to make useless."""
     house = await built()
