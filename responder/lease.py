@@ -121,7 +121,7 @@ class Leases:
             CacheUnavailable: nothing is known of this key; the model may be called without a lease.
         """
         token = self._new_token()
-        unwanted, earlier, is_later = seen, b"", not only_later
+        unwanted, earlier, is_later = {seen}, b"", not only_later
         slot = Slot.REFRESH if seen else Slot.VALUE
         while True:
             generation = generation or await self._answers.generation(key)
@@ -163,6 +163,9 @@ class Leases:
                 landed = await self._follow(lease, found)
                 if not is_later:
                     earlier = found
+                    # It began beside the value that was seen, and has ended: what replaces its answer began later.
+                    is_later = landed is not None and bool(seen)
+                    unwanted |= {landed.head} if isinstance(landed, Entry) else set()
                 elif landed is not None:
                     return landed
                 elif slot is Slot.REFRESH:
@@ -170,9 +173,10 @@ class Leases:
                 if landed is None:
                     generation = None  # by now it may be another, in which nobody would follow our lease
             elif entry is not None:
-                if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head != unwanted:
+                if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head not in unwanted:
                     return entry
-                slot, seen, unwanted = Slot.REFRESH, entry.head, entry.head
+                slot, seen = Slot.REFRESH, entry.head
+                unwanted.add(seen)
             # What stands there is of another generation, or no value at all. If ours is the old generation, what
             # stands there may be better than what we would replace it with.
             elif (current := await self._answers.generation(key)) != generation:

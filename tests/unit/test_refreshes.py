@@ -527,3 +527,30 @@ async def test_stale_if_error_is_given_instead_of_a_refusal_for_too_much_work() 
     assert house.all[0].codes()[1:] == ["ok", "RESOURCE_EXHAUSTED"]
     house.model.gate.set()
     await house.idle()
+
+
+async def test_no_cache_takes_what_was_computed_after_the_call_that_it_has_seen_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waited for the second call, and comes too late for the third, which began and ended since: no fourth."""
+    house = await built()
+    gate = await refreshing(house)
+    wanted = house.ask(directives=NO_CACHE)
+    await house.services[0].handle([wanted])
+    await settle()
+    claims = asyncio.Event()
+    claim = house.brittle.claim
+
+    async def late(place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        await claims.wait()
+        return await claim(place, mark, lease_ms, seen)
+
+    monkeypatch.setattr(house.brittle, "claim", late)
+    gate.set()
+    await house.services[1].idle()
+    assert await house.kind(NO_CACHE, at=1) == "request"
+    assert house.model.calls == 3
+    claims.set()
+    await house.idle()
+    assert house.reply_to(wanted).outcome.body == b'{"result":{"text":"call 3"}}'
+    assert house.model.calls == 3
