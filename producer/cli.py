@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from producer.cli_load import load
 from producer.client import PredictionClient
 from producer.errors import PredictionError
 from producer.prediction import Prediction
@@ -26,11 +27,6 @@ cli = typer.Typer(
 def main() -> None:
     """The console script."""
     cli()
-
-
-@cli.callback()
-def _commands() -> None:
-    """Keeps `ask` a command of its own while there are few."""
 
 
 @cli.command()
@@ -75,6 +71,9 @@ def ask(
     typer.echo(json.dumps(prediction.value))
     source = f"{prediction.cache_status.kind}, model {prediction.model} {prediction.model_version}"
     typer.echo(f"{source}, {prediction.duration_ms} ms", err=True)
+
+
+cli.command()(load)
 
 
 def _show_error(error: PredictionError, *, as_json: bool) -> None:

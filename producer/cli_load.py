@@ -1,0 +1,280 @@
+"""`producer load`: the command line of the load tool; nothing else."""
+
+import json
+import logging
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:  # what they need comes with the extra `load`, and takes its time to import
+    from producer.load import Arrivals, Inputs, Plan, Run
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+NO_CACHE = "no-cache, no-store"
+
+
+def _option(group: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **more)
+
+
+WHEN, WHAT, HOW, JUDGED = "When", "What is asked", "How", "What comes out"
+Rate = Annotated[str | None, _option(WHEN, "requests per second on a schedule: 2000, or a ramp: 100..2000")]
+Spacing = Annotated[str, _option(WHEN, "constant, or poisson: as by people who know nothing of each other")]
+Closed = Annotated[int | None, _option(WHEN, "instead of --rate: N who each wait for the answer", min=1, metavar="N")]
+Think = Annotated[str, _option(WHEN, "with --closed: the pause before the next request")]
+Requests = Annotated[int | None, _option(WHEN, "with --closed: so many in all, instead of --for", min=1)]
+For = Annotated[str | None, _option(WHEN, "how long: 30s, 5m \\[default: 10s]", "--for", show_default=False)]
+WarmUp = Annotated[str, _option(WHEN, "how long before that; not counted")]
+Keys = Annotated[str, _option(WHAT, "how often which input: uniform, zipf:1.1, distinct, in-turn, file:PATH")]
+Count = Annotated[int, _option(WHAT, "how many inputs a template or a schema makes", "--inputs", min=1)]
+Payloads = Annotated[Path | None, _option(WHAT, "inputs: a file of JSON Lines")]
+TemplateText = Annotated[
+    str | None, _option(WHAT, "inputs: JSON with {key} for the number", "--template", metavar="JSON")
+]
+Schema = Annotated[str | None, _option(WHAT, "inputs: made up for a pydantic model", metavar="MODULE:MODEL")]
+Expected = Annotated[Path | None, _option(WHAT, "the right results of --payloads, as JSON Lines; any other is wrong")]
+Same = Annotated[bool, _option(WHAT, "different answers to one input are wrong", "--same-answers")]
+Timeout = Annotated[str, _option(HOW, "how long a request may take")]
+CacheControl = Annotated[str | None, _option(HOW, "RFC 9111 directives of all requests")]
+Tenant = Annotated[str | None, _option(HOW, "namespace of the cached answers")]
+Processes = Annotated[int, _option(HOW, "how many make the load together", min=1, max=64)]
+Seed = Annotated[int | None, _option(HOW, "makes the same load again \\[default: random]", show_default=False)]
+AmqpUrl = Annotated[
+    str,
+    _option(HOW, "the broker \\[default: amqp://guest:guest@localhost/]", envvar="AMQP_URL", show_default=False),
+]
+Namespace = Annotated[str, _option(HOW, "the responders' namespace", envvar="RESPONDER_NAMESPACE")]
+Exchange = Annotated[str, _option(HOW, "where requests are published, if not to the default exchange")]
+ReplyExchange = Annotated[str, _option(HOW, "the responders' RESPONDER_REPLY_EXCHANGE")]
+ReplyPrefix = Annotated[str, _option(HOW, "what the reply queue's name begins with")]
+UserId = Annotated[str | None, _option(HOW, "the broker's user, to travel with each request")]
+Compare = Annotated[bool, _option(JUDGED, "the same load without the cache first", "--compare")]
+MaxErrors = Annotated[str, _option(JUDGED, "typed errors allowed: 0, 10 or 0.5%")]
+MaxP50 = Annotated[str | None, _option(JUDGED, "exit status 1 if the median is above, e.g. 5ms")]
+MaxP95 = Annotated[str | None, _option(JUDGED, "the same for the 95th percentile")]
+MaxP99 = Annotated[str | None, _option(JUDGED, "the same for the 99th percentile")]
+AsJson = Annotated[bool, _option(JUDGED, "print JSON instead of the table", "--json")]
+Png = Annotated[Path | None, _option(JUDGED, "write a picture")]
+Html = Annotated[Path | None, _option(JUDGED, "write a report for a browser, one file")]
+
+
+def load(
+    model: Annotated[str, typer.Argument(help="the model's name")],
+    rate: Rate = None,
+    arrivals: Spacing = "constant",
+    closed: Closed = None,
+    think: Think = "0s",
+    requests: Requests = None,
+    duration: For = None,
+    warm_up: WarmUp = "0s",
+    keys: Keys = "uniform",
+    inputs: Count = 1000,
+    payloads: Payloads = None,
+    template: TemplateText = None,
+    schema: Schema = None,
+    expected: Expected = None,
+    same_answers: Same = False,  # noqa: FBT002
+    timeout: Timeout = "30s",
+    cache_control: CacheControl = None,
+    tenant: Tenant = None,
+    processes: Processes = 1,
+    seed: Seed = None,
+    amqp_url: AmqpUrl = "amqp://guest:guest@localhost/",
+    namespace: Namespace = "",
+    exchange: Exchange = "",
+    reply_exchange: ReplyExchange = "",
+    reply_prefix: ReplyPrefix = "replies.",
+    user_id: UserId = None,
+    compare: Compare = False,  # noqa: FBT002
+    max_errors: MaxErrors = "0",
+    max_p50: MaxP50 = None,
+    max_p95: MaxP95 = None,
+    max_p99: MaxP99 = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    png: Png = None,
+    html: Html = None,
+) -> None:
+    """Ask a model at a rate, and measure what a user would see.
+
+    Exit status 1: a reply was wrong or never came, or a threshold is broken. 130: Ctrl-C, with what there was by then.
+
+    producer load price --rate 2000 --keys zipf:1.1 --for 30s --template '{"pair": "P{key}/EUR"}'
+    """
+    try:
+        from producer.load import Broker, LoadFailed, Plan, run
+        from producer.load.live import progress
+        from producer.load.report import Thresholds, parse_duration_s
+    except ImportError as error:
+        _end(USAGE, f"{error.name} is missing: the load tool needs pip install 'prediction-responder[load]'")
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    try:
+        plan = Plan(
+            Broker(amqp_url, namespace, exchange, reply_exchange, reply_prefix, user_id),
+            model,
+            _arrivals(rate, arrivals, closed, think, requests, duration, warm_up),
+            _inputs(keys, inputs, payloads, template, schema, expected, seed),
+            timeout_s=parse_duration_s(timeout),
+            cache_control=cache_control,
+            tenant=tenant,
+            same_answers=same_answers,
+            processes=processes,
+            seed=seed,
+        )
+        thresholds = Thresholds.parse(max_errors, p50=max_p50, p95=max_p95, p99=max_p99)
+    except ValueError as error:
+        _end(USAGE, str(error))
+    logging.getLogger("lane").setLevel(logging.CRITICAL)
+    console = Console(stderr=True)
+    runs: list[Run] = []
+    broken: list[str] = []
+    plans = {"with the cache": plan} if compare else {"": plan}
+    if compare:
+        plans = {"without the cache": replace(plan, cache_control=NO_CACHE)} | plans
+    for name, one in plans.items():
+        try:
+            with progress(console) as tell:
+                runs.append(run(one, name, tell))
+        except LoadFailed as error:
+            _end(FAILED, str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        # What is only there to be compared with may be refused as much as it likes.
+        limits = thresholds if one is plan else Thresholds(errors=math.inf)
+        broken += [f"{name}: {text}" if name else text for text in limits.broken_by(runs[-1])]
+        if runs[-1].is_interrupted:
+            break
+    _show(runs, broken, console, as_json=as_json)
+    _write(runs, broken, console, png, html)
+    if runs[-1].is_interrupted:
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(FAILED if broken else 0)
+
+
+def _arrivals(
+    rate: str | None,
+    spacing: str,
+    closed: int | None,
+    think: str,
+    requests: int | None,
+    duration: str | None,
+    warm_up: str,
+) -> "Arrivals":
+    from producer.load import ClosedLoop, OpenLoop
+    from producer.load.report import parse_duration_s
+
+    duration_s = None if duration is None else parse_duration_s(duration)
+    if duration_s == 0:
+        raise ValueError("--for: longer than 0")
+    if closed is not None:
+        if rate is not None:
+            raise ValueError("--rate is a schedule, and in a --closed loop there is none: give one of them")
+        if requests is None and duration_s is None:
+            duration_s = 10.0
+        return ClosedLoop(closed, duration_s, requests, parse_duration_s(think), parse_duration_s(warm_up))
+    if rate is None:
+        raise ValueError("--rate is missing, e.g. --rate 200 (or --closed 10 for a closed loop)")
+    if requests is not None:
+        raise ValueError("--requests is for a --closed loop; a schedule ends with --for")
+    spaced: Literal["constant", "poisson"]
+    match spacing:
+        case "constant" | "poisson":
+            spaced = spacing
+        case _:
+            raise ValueError(f"--arrivals {spacing}: constant or poisson")
+    first, _, last = rate.partition("..")
+    try:
+        rates = [float(one) for one in (first, last) if one]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 <= one < math.inf for one in rates) or max(rates) == 0:
+        raise ValueError(f"--rate {rate}: requests per second, e.g. 2000, or a ramp, e.g. 100..2000")
+    return OpenLoop(
+        rates[0], duration_s or 10.0, rates[1] if len(rates) > 1 else None, spaced, parse_duration_s(warm_up)
+    )
+
+
+def _inputs(
+    keys: str,
+    count: int,
+    payloads: Path | None,
+    template: str | None,
+    schema: str | None,
+    expected: Path | None,
+    seed: int,
+) -> "Inputs":
+    from producer.load import Inputs, Popularity
+    from producer.load.inputs import read_json_lines
+
+    if sum(one is not None for one in (payloads, template, schema)) != 1:
+        raise ValueError(
+            'say what is asked, in one way: --template \'{"pair": "P{key}/EUR"}\', --payloads FILE.jsonl, or '
+            "--schema my_models:Features"
+        )
+    if expected is not None and payloads is None:
+        raise ValueError("--expected has the results of --payloads, line by line; there are none")
+    popularity = Popularity.parse(keys)
+    if payloads is not None:
+        results = [] if expected is None else read_json_lines(expected, "--expected")
+        return Inputs.listed(read_json_lines(payloads, "--payloads"), popularity, results)
+    if template is not None:
+        return Inputs.of_template(template, count, popularity)
+    return Inputs.of_schema(schema or "", count, popularity, seed)
+
+
+def _show(runs: "Sequence[Run]", broken: Sequence[str], console: Console, *, as_json: bool) -> None:
+    from producer.load import report
+
+    if as_json:
+        typer.echo(json.dumps(report.as_json(runs, broken), indent=2))
+    else:
+        output = Console(width=None if console.is_terminal else 120)
+        output.print(report.table(runs))
+        for run in runs:
+            for name, text in report.lines(run):
+                output.print(f"{run.name + ', ' if run.name else ''}{name}: {text}", highlight=False, soft_wrap=True)
+    for note in dict.fromkeys(text for run in runs for text in report.warnings(run)):
+        console.print(f"[yellow]note[/yellow] {note}", highlight=False, soft_wrap=True)
+    for text in broken:
+        console.print(f"[red]broken[/red] {text}", highlight=False, soft_wrap=True)
+
+
+def _write(runs: "Sequence[Run]", broken: Sequence[str], console: Console, png: Path | None, html: Path | None) -> None:
+    about = _about(runs[-1].plan)
+    try:
+        if png is not None:
+            from producer.load import plots
+
+            plots.png(runs, png, about)
+            console.print(f"picture: {png}", highlight=False, soft_wrap=True)
+        if html is not None:
+            from producer.load import page
+
+            page.write(runs, broken, html, about)
+            console.print(f"report: {html}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        _end(FAILED, f"cannot write {error.filename}: {error.strerror}")
+
+
+def _about(plan: "Plan") -> str:
+    from producer.load import OpenLoop
+
+    arrivals, inputs = plan.arrivals, plan.inputs
+    if isinstance(arrivals, OpenLoop):
+        ramp = "" if arrivals.last_rate is None else f" to {arrivals.last_rate:,g}"
+        load_text = f"{arrivals.rate:,g}{ramp} requests per second, {arrivals.spacing}"
+    else:
+        load_text = f"closed loop of {arrivals.in_flight:,}"
+    exponent = f" {inputs.popularity.exponent:g}" if inputs.popularity.name == "zipf" else ""
+    count = "" if inputs.popularity.name == "distinct" else f" of {inputs.count:,} inputs"
+    return f"{plan.model}: {load_text}, {inputs.popularity.name}{exponent}{count}, seed {plan.seed}"
+
+
+def _end(status: int, text: str) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(status)

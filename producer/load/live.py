@@ -1,0 +1,50 @@
+"""How a run is doing, while it runs."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from producer.load.measured import Run
+
+SAY_EVERY_S = 10.0
+Tell = Callable[[Run, float], None]
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Tell]:
+    """A line that keeps changing on a terminal; elsewhere one line every ten seconds."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=5, transient=True) as live:
+            yield lambda run, now_s: live.update(Text(line(run, now_s), no_wrap=True, overflow="ellipsis"))
+        return
+    said_at = time.monotonic()
+
+    def tell(run: Run, now_s: float) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= SAY_EVERY_S:
+            said_at = time.monotonic()
+            console.print(line(run, now_s), highlight=False, soft_wrap=True)
+
+    yield tell
+
+
+def line(run: Run, now_s: float) -> str:
+    """Time, rate and percentiles of the last seconds, where answers came from, what is open and what has failed."""
+    planned_s, in_flight = run.plan.arrivals.duration_s, sum(run.in_flight.values())
+    name = f"{run.name}: " if run.name else ""
+    if now_s < 0:
+        return f"{name}warming up, {-now_s:.0f} s left · in flight {in_flight:,}"
+    cells = [run.cells[number] for number in sorted(run.cells)[-max(2, round(2 / run.cell_s)) :]]
+    answers = sum(cell.ended for cell in cells)
+    of = f" of {planned_s:g}" if planned_s else ""
+    said = [f"{name}{min(now_s, planned_s or now_s):.0f}{of} s", f"{answers / max(1, len(cells)) / run.cell_s:,.0f}/s"]
+    if run.answered:
+        latency = run.all_us
+        said += [f"p{percent} {latency.get_value_at_percentile(percent) / 1000:,.1f} ms" for percent in (50, 99)]
+        hits = run.latency_us.get("hit")
+        said.append(f"hits {(hits.get_total_count() if hits else 0) / run.answered:.0%}")
+    return " · ".join([*said, f"in flight {in_flight:,}", f"failed {run.failed:,}"])

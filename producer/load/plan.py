@@ -1,0 +1,49 @@
+"""What a run is to do; every process gets the same plan."""
+
+from dataclasses import dataclass, field
+
+from producer.load.arrivals import Arrivals
+from producer.load.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where requests go; see `PredictionClient`."""
+
+    url: str = field(repr=False)
+    namespace: str = ""
+    exchange: str = ""
+    reply_exchange: str = ""
+    reply_prefix: str = "replies."
+    user_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    Args:
+        broker: where requests go.
+        model: who is asked.
+        arrivals: when.
+        inputs: what.
+        timeout_s: how long a request may take, from the moment when it was to begin.
+        cache_control: of all requests.
+        tenant: of all requests.
+        same_answers: whether different answers to the same input are wrong.
+        processes: how many make the requests.
+        seed: the same one makes the same requests at the same times.
+        max_in_flight: of each process; a request that would be one more is not made, and counted as failed.
+    """
+
+    broker: Broker
+    model: str
+    arrivals: Arrivals
+    inputs: Inputs
+    timeout_s: float = 30.0
+    cache_control: str | None = None
+    tenant: str | None = None
+    same_answers: bool = False
+    processes: int = 1
+    seed: int = 1
+    max_in_flight: int = 50_000

@@ -1,0 +1,170 @@
+"""A run in pictures."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from hdrh.histogram import HdrHistogram
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from producer.load.measured import Run
+from producer.load.report import statuses
+
+COLOURS = {
+    "hit": "#2a9d8f",
+    "stale": "#8ab17d",
+    "collapsed": "#e9b949",
+    "miss": "#e76f51",
+    "request": "#b5546b",
+    "bypass": "#6c757d",
+    "none": "#4a6fa5",
+    "all": "#264653",
+    "failed": "#c1121f",
+}
+DASHES = ("-", "--", ":")
+TICKS = (0, 50, 90, 99, 99.9, 99.99, 99.999)
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e4e7eb",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "load",  # the same figures make the same picture
+}
+
+
+def colour(status: str) -> str:
+    """The colour of a cache status."""
+    return COLOURS.get(status, "#7f5539")
+
+
+def timeline(axes: Axes, runs: Sequence[Run]) -> None:
+    """Answers of the last run when they were to begin, coloured by cache status, and two percentiles of all."""
+    run = runs[-1]
+    for status, _ in statuses(run)[1:]:
+        points = [point for cell in run.cells.values() for point in cell.points[status]]
+        slowest = [cell.slowest[status] for cell in run.cells.values() if status in cell.slowest]
+        x, y = np.array([*points, *slowest]).T
+        axes.scatter(x, y * 1000, s=9, alpha=0.55, color=colour(status), label=status, linewidths=0, rasterized=True)
+    numbers = [number for number in sorted(run.cells) if run.cells[number].latency_us.get_total_count()]
+    middles = [(number + 0.5) * run.cell_s for number in numbers]
+    for percent, style in ((50, "-"), (99, "--")):
+        values = [run.cells[number].latency_us.get_value_at_percentile(percent) / 1000 for number in numbers]
+        axes.plot(middles, values, style, color=colour("all"), lw=1.1, label=f"p{percent}")
+    axes.set(
+        title=_titled("Latency", runs), xlabel="second at which the request was to begin", ylabel="ms", yscale="log"
+    )
+    _plain(axes)
+    axes.legend(loc="upper right", ncols=3, markerscale=2)
+
+
+def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
+    """Latency by percentile; the axis gives each nine as much room as the one before."""
+    for run, dash in zip(runs[::-1], DASHES, strict=False):
+        for status, facts in statuses(run):
+            if len(runs) > 1 and status not in ("all", "hit", "miss"):
+                continue
+            label = " ".join(filter(None, (status, run.name and f"({run.name})")))
+            shares = _shares(int(facts["count"]))
+            values = [_at(run.by_status()[status], share) for share in shares]
+            width = 2.2 if status == "all" else 1.4
+            axes.plot(-np.log10(1 - shares), values, dash, lw=width, color=colour(status), label=label)
+    axes.set(title="Latency by percentile", xlabel="percentile", ylabel="ms", yscale="log")
+    highest = max(axes.get_xlim()[1], 2)
+    ticks = [tick for tick in TICKS if -np.log10(1 - tick / 100) <= highest]
+    axes.set_xticks([-np.log10(1 - tick / 100) for tick in ticks], [f"{tick:g} %" for tick in ticks])
+    _plain(axes)
+    axes.legend(loc="upper left")
+
+
+def rates(axes: Axes, runs: Sequence[Run]) -> None:
+    """Requests, answers and failures per second."""
+    run = runs[-1]
+    numbers = range(max(run.cells, default=0) + 1)
+    x = [(number + 0.5) * run.cell_s for number in numbers]
+    cells = [run.cells[number] for number in numbers]
+    asked = [(cell.answers.total() + cell.failures) / run.cell_s for cell in cells]
+    axes.plot(x, asked, color="#9aa5b1", lw=1.2, label="requests due")
+    axes.plot(x, [cell.ended / run.cell_s for cell in cells], color=colour("hit"), lw=1.6, label="correct replies")
+    if run.failed:
+        failed = [cell.failures / run.cell_s for cell in cells]
+        axes.fill_between(x, failed, color=colour("failed"), alpha=0.6, lw=0, label="failed, when due")
+    axes.set(title=_titled("Rate", runs), xlabel="second", ylabel="per second")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", ncols=3)
+
+
+def shares(axes: Axes, runs: Sequence[Run]) -> None:
+    """Where answers came from, over time."""
+    run = runs[-1]
+    numbers = [number for number in sorted(run.cells) if run.cells[number].answers]
+    names = [status for status, _ in statuses(run)[1:]]
+    x = [(number + 0.5) * run.cell_s for number in numbers]
+    parts = [
+        [100 * run.cells[number].answers[status] / run.cells[number].answers.total() for number in numbers]
+        for status in names
+    ]
+    axes.stackplot(x, parts, colors=[colour(status) for status in names], labels=names, lw=0)
+    axes.set(title=_titled("Where answers came from", runs), xlabel="second", ylabel="% of answers", ylim=(0, 100))
+    axes.margins(x=0)
+    axes.legend(loc="lower right", ncols=3, frameon=True, framealpha=0.9, edgecolor="none")
+
+
+PLOTS: tuple[Callable[[Axes, Sequence[Run]], None], ...] = (timeline, percentile_curve, rates, shares)
+
+
+def png(runs: Sequence[Run], path: Path, title: str) -> None:
+    """All of them in one picture."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(14, 8.6), layout="constrained")
+        for plot, one in zip(PLOTS, axes.flat, strict=True):
+            plot(one, runs)
+        figure.suptitle(title, fontsize=15)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def svgs(runs: Sequence[Run]) -> list[str]:
+    """Each of them as a piece of a page."""
+    drawn = []
+    with plt.rc_context(STYLE):
+        for plot in PLOTS:
+            figure, axes = plt.subplots(figsize=(9.2, 4.1), layout="constrained")
+            plot(axes, runs)
+            text = io.StringIO()
+            figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
+            plt.close(figure)
+            drawn.append(text.getvalue().partition("<svg")[2].join(("<svg", "")))
+    return drawn
+
+
+def _titled(title: str, runs: Sequence[Run]) -> str:
+    return f"{title}, {runs[-1].name}" if runs[-1].name else title
+
+
+def _shares(count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    nines = np.log10(max(count, 2))
+    return 1 - 10 ** -np.linspace(0, nines, 160)
+
+
+def _at(histogram: HdrHistogram, share: float) -> float:
+    return float(histogram.get_value_at_percentile(share * 100)) / 1000
+
+
+def _plain(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
