@@ -1,12 +1,11 @@
 """The seed's experiment for real: the same requests, slow then fast. `make demo`.
 
-It starts a responder with a one-second model and a real classifier, and asks it through the client library:
-one after another without and with the cache, a thousand identical at once, and a Zipf load. It ends in a
-table and a picture; its exit status is 1 if any reply was wrong or missing.
+It starts a responder with a one-second model and a real classifier, and asks it with the load tool: one after another
+without and with the cache, a thousand identical at once, and a Zipf load. It ends in a table and a picture; its exit
+status is 1 if any reply was wrong or missing.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import signal
@@ -15,27 +14,27 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from benchmarks.measure import Phase, summary
-from benchmarks.picture import draw
 from examples.digits import Digits, Image
 from examples.price import Features, expected
-from producer import Prediction, PredictionClient
+from producer.load import Broker, ClosedLoop, Inputs, OpenLoop, Plan, Popularity, Run, report, run
+from producer.load.live import progress
+from producer.load.plots import STYLE, percentile_curve, timeline
 
 MODEL_SECONDS, TTL_SECONDS = 1.0, 5.0
 PAIRS = ("BTC/EUR", "ETH/EUR", "ADA/EUR")
 PAUSE_S = 0.1
 HERD = 1000
-ZIPF_EXPONENT, ZIPF_IN_FLIGHT = 1.1, 32
+ZIPF, ZIPF_RATE = Popularity("zipf", 1.1), 500.0
 READY_TIMEOUT_S = 60.0
+IN_TURN, NO_CACHE = Popularity("in-turn"), "no-cache, no-store"
 
 console = Console(stderr=True)
 
@@ -49,7 +48,7 @@ class Responder:
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator["Responder"]:
+    def running(cls, namespace: str) -> Iterator["Responder"]:
         """Start one, wait until it is ready, and drain it at the end."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -60,7 +59,7 @@ class Responder:
             "RESPONDER_HEALTH_HOST": "127.0.0.1",
             "RESPONDER_HEALTH_PORT": str(port),
             "RESPONDER_LOG_LEVEL": "WARNING",
-            "RESPONDER_NAMESPACE": f"demo{os.getpid()}.",
+            "RESPONDER_NAMESPACE": namespace,
         }
         command = [sys.executable, "-m", "responder", "serve", "examples.price:price", "examples.digits:digits"]
         process = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -85,12 +84,12 @@ class Responder:
         msg = "the responder did not become ready"
         raise SystemExit(msg)
 
-    def model_calls(self, model: str) -> int:
-        """How often the model has run, by the responder's own counter."""
+    def model_calls(self) -> int:
+        """How often models have run, by the responder's own counter."""
         return sum(
             int(float(line.rsplit(" ", 1)[1]))
             for line in self._get("/metrics").splitlines()
-            if line.startswith("responder_model_calls_total{") and f'model="{model}"' in line
+            if line.startswith("responder_model_calls_total{")
         )
 
     def _get(self, path: str) -> str:
@@ -99,131 +98,80 @@ class Responder:
             return text
 
 
-def progress() -> Progress:
-    """A bar with what is left; it shows nothing but the end where there is no terminal."""
-    return Progress(
-        TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
+def prices(pairs: Sequence[str], popularity: Popularity) -> Inputs:
+    """Inputs of the one-second model, and the answers that are right."""
+    asked = [Features(pair=pair) for pair in pairs]
+    return Inputs.listed(asked, popularity, [{"price": expected(features)} for features in asked])
 
 
-async def one_after_another(
-    client: PredictionClient, responder: Responder, name: str, count: int, cache_control: str | None
-) -> Phase:
-    """The seed's loop. With the cache it pauses between requests, so that the answers' time to live passes."""
-    phase, before = Phase(name, len(PAIRS)), responder.model_calls("price")
-    with progress() as bar:
-        for index in bar.track(range(count), description=name):
-            features = Features(pair=PAIRS[index % len(PAIRS)])
-            await phase.call(
-                client.ask("price", features, cache_control=cache_control, timeout=30),
-                lambda prediction, features=features: _is_price(prediction, features),  # type: ignore[misc]
-            )
-            if cache_control is None:
-                await asyncio.sleep(PAUSE_S)
-    phase.finish(responder.model_calls("price") - before)
-    return phase
-
-
-async def herd(client: PredictionClient, responder: Responder, count: int) -> Phase:
-    """Identical requests, all at once."""
-    name = f"{count:,} identical at once"
-    console.print(name)
-    phase, before = Phase(name, 1), responder.model_calls("price")
-    features = Features(pair="HERD/EUR")
-    await asyncio.gather(
-        *(
-            phase.call(client.ask("price", features, timeout=30), lambda prediction: _is_price(prediction, features))
-            for _ in range(count)
-        )
-    )
-    phase.finish(responder.model_calls("price") - before)
-    return phase
-
-
-async def zipf(client: PredictionClient, responder: Responder, count: int) -> Phase:
-    """Real images, popular ones far more often than others."""
+def digits() -> Inputs:
+    """Real images, popular ones far more often than others, and what the classifier says of each."""
     from sklearn.datasets import load_digits
 
-    images = load_digits().data
     truth = Digits()
     truth.load()
-    weights = 1 / np.arange(1, len(images) + 1) ** ZIPF_EXPONENT
-    chosen = np.random.default_rng(1).choice(len(images), size=count, p=weights / weights.sum())
-    inputs = {index: Image(pixels=images[index].tolist()) for index in set(chosen.tolist())}
-    answers = {index: truth.predict(image).model_dump(mode="json") for index, image in inputs.items()}
-    phase, before = Phase("Zipf load of digits", len(inputs)), responder.model_calls("digits")
-    left = iter(chosen.tolist())
-    with progress() as bar:
-        task = bar.add_task(phase.name, total=count)
-
-        async def worker() -> None:
-            for index in left:
-                await phase.call(
-                    client.ask("digits", inputs[index], timeout=30),
-                    lambda prediction, index=index: prediction.value == answers[index],  # type: ignore[misc]
-                )
-                bar.advance(task)
-
-        await asyncio.gather(*(worker() for _ in range(ZIPF_IN_FLIGHT)))
-    phase.finish(responder.model_calls("digits") - before)
-    return phase
+    images = [Image(pixels=pixels.tolist()) for pixels in load_digits().data]
+    return Inputs.listed(images, ZIPF, [truth.predict(image).model_dump(mode="json") for image in images])
 
 
-def _is_price(prediction: Prediction, features: Features) -> bool:
-    return bool(prediction.value == {"price": expected(features)})
+def plans(broker: Broker, requests: int, zipf_requests: int) -> dict[str, Plan]:
+    """The parts, by their names. The second one pauses between requests, so that the answers' time to live passes."""
+    slow = ClosedLoop(1, requests=requests)
+    fast = ClosedLoop(1, requests=requests, think_s=PAUSE_S)
+    herd = ClosedLoop(HERD, requests=HERD)
+    zipf = OpenLoop(ZIPF_RATE, zipf_requests / ZIPF_RATE, spacing="poisson")
+    return {
+        "one after another, no cache": Plan(broker, "price", slow, prices(PAIRS, IN_TURN), cache_control=NO_CACHE),
+        "one after another, with the cache": Plan(broker, "price", fast, prices(PAIRS, IN_TURN)),
+        f"{HERD:,} identical at once": Plan(broker, "price", herd, prices(["HERD/EUR"], IN_TURN)),
+        f"digits, Zipf, {ZIPF_RATE:g} a second": Plan(broker, "digits", zipf, digits()),
+    }
 
 
-def report(phases: list[Phase]) -> Table:
-    """The table."""
-    table = Table(title="The same requests, slow then fast")
-    for heading in ("", "cache", "replies", "mean ms", "p50", "p95", "p99", "model calls", "distinct", "failed"):
-        table.add_column(heading, justify="left" if heading in ("", "cache") else "right")
-    for phase in phases:
-        for status, latencies in phase.latencies().items():
-            if not latencies:
-                continue
-            facts, whole = summary(latencies), status == "all"
-            table.add_row(
-                phase.name if whole else "",
-                status,
-                f"{facts['count']:,}",
-                *(f"{facts[name]:,.1f}" for name in ("mean_ms", "p50_ms", "p95_ms", "p99_ms")),
-                *((str(phase.model_calls), str(phase.distinct), str(phase.failed)) if whole else ("", "", "")),
-            )
-        table.add_section()
-    return table
+def measure(requests: int, zipf_requests: int) -> tuple[list[Run], list[int], list[str]]:
+    """Every part, in order; the model calls of each by the responder's own count; and what is wrong."""
+    namespace = f"demo{os.getpid()}."
+    broker = Broker(os.environ["AMQP_URL"], namespace)
+    runs, calls, broken = list[Run](), list[int](), list[str]()
+    with Responder.running(namespace) as responder:
+        for name, plan in plans(broker, requests, zipf_requests).items():
+            console.print(name, highlight=False)
+            before = responder.model_calls()
+            with progress(console) as tell:
+                runs.append(run(plan, name, tell))
+            if runs[-1].is_interrupted:
+                raise KeyboardInterrupt
+            broken += [f"{name}: {text}" for text in report.Thresholds().broken_by(runs[-1])]
+            calls.append(responder.model_calls() - before)
+            if calls[-1] < runs[-1].model_calls:
+                broken.append(f"{name}: {runs[-1].model_calls} replies of model calls, and only {calls[-1]} such calls")
+    return runs, calls, broken
 
 
-def as_json(phases: list[Phase]) -> str:
-    """The same facts for machines."""
-    facts = [
-        {
-            "phase": phase.name,
-            "seconds": round(phase.seconds, 3),
-            "model_calls": phase.model_calls,
-            "distinct": phase.distinct,
-            "wrong": phase.wrong,
-            "errors": dict(phase.errors),
-            "latency": {status: summary(values) for status, values in phase.latencies().items() if values},
-        }
-        for phase in phases
-    ]
-    return json.dumps(facts, indent=2)
+def draw(runs: Sequence[Run], calls: Sequence[int], path: Path) -> None:
+    """Slow and fast over time, requests and model calls, the herd, and the Zipf load by percentile."""
+    with plt.rc_context(STYLE):
+        figure, ((slow, fast), (bars, curve)) = plt.subplots(2, 2, figsize=(14, 8.6), layout="constrained")
+        timeline(slow, runs[:1])
+        timeline(fast, runs[1:2])
+        _model_calls(bars, runs, calls)
+        percentile_curve(curve, runs[3:])
+        slow.sharey(fast)
+        figure.suptitle("The same requests, slow then fast", fontsize=15)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
 
 
-async def run(requests: int, zipf_requests: int) -> list[Phase]:
-    """Every phase, in order."""
-    with Responder.running() as responder:
-        url, namespace = os.environ["AMQP_URL"], f"demo{os.getpid()}."
-        async with PredictionClient(url, namespace=namespace) as client:
-            return [
-                await one_after_another(
-                    client, responder, "one after another, no cache", requests, "no-cache, no-store"
-                ),
-                await one_after_another(client, responder, "one after another, with the cache", requests, None),
-                await herd(client, responder, HERD),
-                await zipf(client, responder, zipf_requests),
-            ]
+def _model_calls(axes: Axes, runs: Sequence[Run], made: Sequence[int]) -> None:
+    positions = range(len(runs))
+    asked = [one.answered + one.failed for one in runs]
+    for offset, values, colour, label in ((-0.2, asked, "#9aa5b1", "requests"), (0.2, made, "#e76f51", "model calls")):
+        bars = axes.bar([at + offset for at in positions], values, 0.4, color=colour, label=label)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=9)
+    axes.set(title="Requests and model calls", yscale="log")
+    axes.set_xticks(positions, [one.name.replace(", ", ",\n") for one in runs], fontsize=9)
+    axes.margins(y=0.15)
+    axes.legend()
 
 
 def main() -> int:
@@ -237,16 +185,23 @@ def main() -> int:
     if "AMQP_URL" not in os.environ:
         parser.error("AMQP_URL is not set: run it as `make demo`")
     try:
-        phases = asyncio.run(run(options.requests, options.zipf_requests))
+        runs, calls, broken = measure(options.requests, options.zipf_requests)
     except KeyboardInterrupt:
         return 130
-    print(as_json(phases)) if options.json else Console(width=max(110, console.width)).print(report(phases))
-    draw(phases, options.png)
+    if options.json:
+        print(json.dumps(report.as_json(runs, broken), indent=2))
+    else:
+        output = Console(width=max(120, console.width))
+        output.print(report.table(runs))
+        for one, made in zip(runs, calls, strict=True):
+            inputs = one.summary()["distinct_inputs"]
+            unseen = f", {made - one.model_calls} of them refreshes in the background" if made > one.model_calls else ""
+            output.print(f"{one.name}: {made:,} model calls for {inputs:,} distinct inputs{unseen}", highlight=False)
+    draw(runs, calls, options.png)
     console.print(f"picture: {options.png}")
-    failed = sum(phase.failed for phase in phases)
-    if failed:
-        console.print(f"[red]{failed} calls had a wrong reply or none: {[dict(one.errors) for one in phases]}[/red]")
-    return 1 if failed else 0
+    for text in broken:
+        console.print(f"[red]{text}[/red]")
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

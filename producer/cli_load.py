@@ -1,7 +1,6 @@
 """`producer load`: the command line of the load tool; nothing else."""
 
 import json
-import logging
 import math
 import secrets
 from collections.abc import Sequence
@@ -129,7 +128,6 @@ def load(
         thresholds = Thresholds.parse(max_errors, p50=max_p50, p95=max_p95, p99=max_p99)
     except ValueError as error:
         _end(USAGE, str(error))
-    logging.getLogger("lane").setLevel(logging.CRITICAL)
     console = Console(stderr=True)
     runs: list[Run] = []
     broken: list[str] = []

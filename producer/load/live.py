@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.text import Text
 
 from producer.load.measured import Run
+from producer.load.worker import SHIP_EVERY_S
 
-SAY_EVERY_S = 10.0
+SAY_EVERY_S, LATELY_S = 10.0, 2.0
 Tell = Callable[[Run, float], None]
 
 
@@ -33,15 +34,16 @@ def progress(console: Console) -> Iterator[Tell]:
 
 
 def line(run: Run, now_s: float) -> str:
-    """Time, rate and percentiles of the last seconds, where answers came from, what is open and what has failed."""
+    """Time, the rate of the last seconds, percentiles, how many hits, what is open and what has failed."""
     planned_s, in_flight = run.plan.arrivals.duration_s, sum(run.in_flight.values())
     name = f"{run.name}: " if run.name else ""
     if now_s < 0:
         return f"{name}warming up, {-now_s:.0f} s left · in flight {in_flight:,}"
-    cells = [run.cells[number] for number in sorted(run.cells)[-max(2, round(2 / run.cell_s)) :]]
-    answers = sum(cell.ended for cell in cells)
+    end = max(1, int((now_s - SHIP_EVERY_S) / run.cell_s))  # what is later is still on its way to us
+    lately = range(max(0, end - max(1, round(LATELY_S / run.cell_s))), end)
+    answers = sum(run.cells[number].ended for number in lately if number in run.cells)
     of = f" of {planned_s:g}" if planned_s else ""
-    said = [f"{name}{min(now_s, planned_s or now_s):.0f}{of} s", f"{answers / max(1, len(cells)) / run.cell_s:,.0f}/s"]
+    said = [f"{name}{min(now_s, planned_s or now_s):.0f}{of} s", f"{answers / len(lately) / run.cell_s:,.0f}/s"]
     if run.answered:
         latency = run.all_us
         said += [f"p{percent} {latency.get_value_at_percentile(percent) / 1000:,.1f} ms" for percent in (50, 99)]

@@ -1,5 +1,6 @@
 """What all processes have measured, in bounded memory: histograms by outcome, and a timeline."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -139,6 +140,24 @@ class Run:
         numbers = (at_s / self.cell_s).astype(int)
         for number in np.unique(numbers).tolist():
             yield self.cells[number], numbers == number
+
+    def moment_s(self, at_most: int) -> float:
+        """How long the pieces of `moments` are."""
+        whole = max(1, math.ceil(max(self.seconds, self.last_end_s) / self.cell_s))
+        return self.cell_s * math.ceil(whole / at_most)
+
+    def moments(self, at_most: int) -> list[tuple[float, Cell]]:
+        """The timeline in pieces of equal length, and the middle of each; one that is not over is left out."""
+        length_s = self.moment_s(at_most)
+        cells_each = round(length_s / self.cell_s)
+        moments: list[tuple[float, Cell]] = []
+        for number in range(max(1, int(max(self.seconds, self.last_end_s) / length_s + 1e-9))):
+            whole = Cell()
+            for at in range(number * cells_each, (number + 1) * cells_each):
+                if at in self.cells:
+                    whole.add(self.cells[at], self._random)
+            moments.append(((number + 0.5) * length_s, whole))
+        return moments
 
     @property
     def answered(self) -> int:

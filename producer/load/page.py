@@ -25,7 +25,7 @@ PAGE = Template("""<!doctype html>
   .card, .plot, table { background: white; border-radius: 8px; box-shadow: 0 1px 3px rgb(31 41 51 / 12%); }
   .card { padding: 12px 16px; } .card b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; }
   .card span, th { color: #616e7c; font-size: 13px; font-weight: normal; }
-  table { border-collapse: collapse; width: 100%; overflow: hidden; }
+  table { border-collapse: collapse; table-layout: fixed; width: 100%; overflow: hidden; }
   th, td { padding: 6px 14px; text-align: right; font-variant-numeric: tabular-nums; }
   th:first-child, td:first-child { text-align: left; } tr + tr td { border-top: 1px solid #e4e7eb; }
   tr.all td { font-weight: 600; }

@@ -30,6 +30,7 @@ COLOURS = {
     "failed": "#c1121f",
 }
 DASHES = ("-", "--", ":")
+MOMENTS = 80  # so many at most are drawn of a timeline
 TICKS = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -61,16 +62,15 @@ def timeline(axes: Axes, runs: Sequence[Run]) -> None:
         slowest = [cell.slowest[status] for cell in run.cells.values() if status in cell.slowest]
         x, y = np.array([*points, *slowest]).T
         axes.scatter(x, y * 1000, s=9, alpha=0.55, color=colour(status), label=status, linewidths=0, rasterized=True)
-    numbers = [number for number in sorted(run.cells) if run.cells[number].latency_us.get_total_count()]
-    middles = [(number + 0.5) * run.cell_s for number in numbers]
+    moments = [(at_s, cell.latency_us) for at_s, cell in run.moments(MOMENTS) if cell.answers]
     for percent, style in ((50, "-"), (99, "--")):
-        values = [run.cells[number].latency_us.get_value_at_percentile(percent) / 1000 for number in numbers]
-        axes.plot(middles, values, style, color=colour("all"), lw=1.1, label=f"p{percent}")
+        values = [histogram.get_value_at_percentile(percent) / 1000 for _, histogram in moments]
+        axes.plot([at_s for at_s, _ in moments], values, style, color=colour("all"), lw=1.1, label=f"p{percent} of all")
     axes.set(
         title=_titled("Latency", runs), xlabel="second at which the request was to begin", ylabel="ms", yscale="log"
     )
     _plain(axes)
-    axes.legend(loc="upper right", ncols=3, markerscale=2)
+    _legend(axes)
 
 
 def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
@@ -89,40 +89,37 @@ def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
     ticks = [tick for tick in TICKS if -np.log10(1 - tick / 100) <= highest]
     axes.set_xticks([-np.log10(1 - tick / 100) for tick in ticks], [f"{tick:g} %" for tick in ticks])
     _plain(axes)
-    axes.legend(loc="upper left")
+    _legend(axes)
 
 
 def rates(axes: Axes, runs: Sequence[Run]) -> None:
     """Requests, answers and failures per second."""
     run = runs[-1]
-    numbers = range(max(run.cells, default=0) + 1)
-    x = [(number + 0.5) * run.cell_s for number in numbers]
-    cells = [run.cells[number] for number in numbers]
-    asked = [(cell.answers.total() + cell.failures) / run.cell_s for cell in cells]
+    moments = run.moments(MOMENTS)
+    x, seconds = [at_s for at_s, _ in moments], run.moment_s(MOMENTS)
+    asked = [(cell.answers.total() + cell.failures) / seconds for _, cell in moments]
     axes.plot(x, asked, color="#9aa5b1", lw=1.2, label="requests due")
-    axes.plot(x, [cell.ended / run.cell_s for cell in cells], color=colour("hit"), lw=1.6, label="correct replies")
+    axes.plot(x, [cell.ended / seconds for _, cell in moments], color=colour("hit"), lw=1.6, label="correct replies")
     if run.failed:
-        failed = [cell.failures / run.cell_s for cell in cells]
+        failed = [cell.failures / seconds for _, cell in moments]
         axes.fill_between(x, failed, color=colour("failed"), alpha=0.6, lw=0, label="failed, when due")
     axes.set(title=_titled("Rate", runs), xlabel="second", ylabel="per second")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", ncols=3)
+    _legend(axes)
 
 
 def shares(axes: Axes, runs: Sequence[Run]) -> None:
     """Where answers came from, over time."""
     run = runs[-1]
-    numbers = [number for number in sorted(run.cells) if run.cells[number].answers]
+    moments = [(at_s, cell.answers) for at_s, cell in run.moments(MOMENTS) if cell.answers]
     names = [status for status, _ in statuses(run)[1:]]
-    x = [(number + 0.5) * run.cell_s for number in numbers]
-    parts = [
-        [100 * run.cells[number].answers[status] / run.cells[number].answers.total() for number in numbers]
-        for status in names
-    ]
-    axes.stackplot(x, parts, colors=[colour(status) for status in names], labels=names, lw=0)
+    x = [at_s for at_s, _ in moments]
+    parts = [[100 * answers[status] / answers.total() for _, answers in moments] for status in names]
+    if parts:
+        axes.stackplot(x, parts, colors=[colour(status) for status in names], labels=names, lw=0)
     axes.set(title=_titled("Where answers came from", runs), xlabel="second", ylabel="% of answers", ylim=(0, 100))
     axes.margins(x=0)
-    axes.legend(loc="lower right", ncols=3, frameon=True, framealpha=0.9, edgecolor="none")
+    _legend(axes)
 
 
 PLOTS: tuple[Callable[[Axes, Sequence[Run]], None], ...] = (timeline, percentile_curve, rates, shares)
@@ -164,6 +161,12 @@ def _shares(count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
 
 def _at(histogram: HdrHistogram, share: float) -> float:
     return float(histogram.get_value_at_percentile(share * 100)) / 1000
+
+
+def _legend(axes: Axes) -> None:
+    """Below, where it hides nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5, markerscale=2, columnspacing=1.4)
 
 
 def _plain(axes: Axes) -> None:

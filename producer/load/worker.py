@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import selectors
 import signal
 import time
@@ -63,7 +64,7 @@ class Worker:
         """Connect, say so, wait for the moment to begin, and make requests until the plan or the parent ends it."""
         async with self._lane() as (inbox, outbox):
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(min(CONNECT_TIMEOUT_S, self._plan.timeout_s)):
                     await outbox.up()
                     await inbox.consuming()
             except TimeoutError:
@@ -226,6 +227,8 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 def work(plan: Plan, number: int, orders: Connection, reports: Connection) -> None:
     """What a process does; it ends when the parent closes the pipes."""
+    for noisy in ("lane", "aiormq"):  # what there is to say of connections is said to the parent
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; the parent says what to do
     with contextlib.suppress(EOFError), asyncio.Runner(loop_factory=precise_loop) as runner:
         runner.run(Worker(plan, number, orders, reports).run())
