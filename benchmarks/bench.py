@@ -27,9 +27,11 @@ from rich.table import Table
 
 from benchmarks.running import HERE, Load, Program, compiled, peers_environment
 from deploy.processes import free_port
+from producer.load import Broker, Inputs, OpenLoop, Plan, Popularity, run
 from responder.cache.link import RedisLink
 
 KEYS = 500
+TOOL_RATES, TOOL_SECONDS = (2_000, 15_000), 4.0
 console = Console(stderr=True)
 Row = dict[str, float]
 
@@ -43,6 +45,8 @@ BOUNDS = {
     "cpu_miss": ("CPU per miss, all keys distinct / the floor's", 21.5, False),
     "rate_miss": ("rate of misses with cache and coalescing / without", 0.5, True),
     "cpu_client": ("client library: CPU per call / the floor's", 5.7, False),
+    "tool_rate": ("load tool, one process: replies / 15,000 requests a second", 0.98, True),
+    "tool_late": ("load tool at 2,000 a second: sent late, p99, in ms", 2.0, False),
     "wake": ("wake-up of a follower in another process, in ms", 2.0, False),
     "hits": ("Redis hits per cached answer", 1.0, True),
     "memory": ("resident memory after the load / after the first answers", 1.10, False),
@@ -162,6 +166,30 @@ class Bench:
             ]
         self.rows["client library, per call"] = median(rows)
         self.ratio("cpu_client", "quorum", median(rows)["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
+
+    def load_tool(self) -> None:
+        """One process of `producer load` against the floor, which answers each request with its own body: a result."""
+        model = f"bench-floor-{os.getpid()}"
+        asked = Inputs.of_template('{"result": {"price": {key}}}', KEYS, Popularity("zipf", 1.1))
+        with self.floor(f"predictions.{model}", "classic"):
+            for rate in TOOL_RATES:
+                schedule = OpenLoop(rate, TOOL_SECONDS, warm_up_s=1)
+                ways = [run(Plan(Broker(self._amqp), model, schedule, asked)).summary() for _ in range(self._turns)]
+                self.rows[f"load tool, {rate:,} a second"] = median(
+                    [
+                        {
+                            "per_second": facts["goodput_per_s"],
+                            "p50_ms": facts["latency"]["all"]["p50_ms"],
+                            "p99_ms": facts["latency"]["all"]["p99_ms"],
+                            "cpu_us": facts["tool_cpu_share"] / rate * 1e6,
+                            "late_p99_ms": facts["behind_schedule"]["p99_ms"],
+                        }
+                        for facts in ways
+                    ]
+                )
+        slow, fast = (self.rows[f"load tool, {rate:,} a second"] for rate in TOOL_RATES)
+        self.ratio("tool_late", "classic", slow["late_p99_ms"])
+        self.ratio("tool_rate", "classic", fast["per_second"] / TOOL_RATES[1])
 
     def peers(self) -> None:
         """Two responders as users write them today."""
@@ -284,6 +312,7 @@ def main() -> None:
             "misses": bench.misses,
             "wake-up": bench.wake,
             "client library": bench.client,
+            "load tool": bench.load_tool,
         }
         if not given.no_peers:
             steps["peers"] = bench.peers

@@ -169,7 +169,7 @@ def _model_calls(axes: Axes, runs: Sequence[Run], made: Sequence[int]) -> None:
         bars = axes.bar([at + offset for at in positions], values, 0.4, color=colour, label=label)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=9)
     axes.set(title="Requests and model calls", yscale="log")
-    axes.set_xticks(positions, [one.name.replace(", ", ",\n") for one in runs], fontsize=9)
+    axes.set_xticks(positions, [one.name.replace(", ", "\n") for one in runs], fontsize=9)
     axes.margins(y=0.15)
     axes.legend()
 
@@ -195,8 +195,12 @@ def main() -> int:
         output.print(report.table(runs))
         for one, made in zip(runs, calls, strict=True):
             inputs = one.summary()["distinct_inputs"]
-            unseen = f", {made - one.model_calls} of them refreshes in the background" if made > one.model_calls else ""
-            output.print(f"{one.name}: {made:,} model calls for {inputs:,} distinct inputs{unseen}", highlight=False)
+            unseen = (
+                f" ({made - one.model_calls} of the calls are refreshes in the background)"
+                if made > one.model_calls
+                else ""
+            )
+            output.print(f"{one.name}: model calls {made:,}, distinct inputs {inputs:,}{unseen}", highlight=False)
     draw(runs, calls, options.png)
     console.print(f"picture: {options.png}")
     for text in broken:

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from producer.load.measured import Run
 from producer.load.report import statuses
@@ -31,6 +31,7 @@ COLOURS = {
 }
 DASHES = ("-", "--", ":")
 MOMENTS = 80  # so many at most are drawn of a timeline
+FEW = 1000  # so few answers say more than their percentiles
 TICKS = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -61,9 +62,18 @@ def timeline(axes: Axes, runs: Sequence[Run]) -> None:
         points = [point for cell in run.cells.values() for point in cell.points[status]]
         slowest = [cell.slowest[status] for cell in run.cells.values() if status in cell.slowest]
         x, y = np.array([*points, *slowest]).T
-        axes.scatter(x, y * 1000, s=9, alpha=0.55, color=colour(status), label=status, linewidths=0, rasterized=True)
+        axes.scatter(
+            x,
+            y * 1000,
+            s=9 if run.answered > FEW else 18,
+            alpha=0.55,
+            color=colour(status),
+            label=status,
+            linewidths=0,
+            rasterized=True,
+        )
     moments = [(at_s, cell.latency_us) for at_s, cell in run.moments(MOMENTS) if cell.answers]
-    for percent, style in ((50, "-"), (99, "--")):
+    for percent, style in ((50, "-"), (99, "--")) if run.answered > FEW else ():
         values = [histogram.get_value_at_percentile(percent) / 1000 for _, histogram in moments]
         axes.plot([at_s for at_s, _ in moments], values, style, color=colour("all"), lw=1.1, label=f"p{percent} of all")
     axes.set(
@@ -79,12 +89,17 @@ def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
         for status, facts in statuses(run):
             if len(runs) > 1 and status not in ("all", "hit", "miss"):
                 continue
-            label = " ".join(filter(None, (status, run.name and f"({run.name})")))
+            label = f"{status} ({run.name})" if len(runs) > 1 else status
             shares = _shares(int(facts["count"]))
             values = [_at(run.by_status()[status], share) for share in shares]
             width = 2.2 if status == "all" else 1.4
             axes.plot(-np.log10(1 - shares), values, dash, lw=width, color=colour(status), label=label)
-    axes.set(title="Latency by percentile", xlabel="percentile", ylabel="ms", yscale="log")
+    axes.set(
+        title="Latency by percentile" if len(runs) > 1 else _titled("Latency by percentile", runs),
+        xlabel="percentile",
+        ylabel="ms",
+        yscale="log",
+    )
     highest = max(axes.get_xlim()[1], 2)
     ticks = [tick for tick in TICKS if -np.log10(1 - tick / 100) <= highest]
     axes.set_xticks([-np.log10(1 - tick / 100) for tick in ticks], [f"{tick:g} %" for tick in ticks])
@@ -170,4 +185,6 @@ def _legend(axes: Axes) -> None:
 
 
 def _plain(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
