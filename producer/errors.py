@@ -11,7 +11,7 @@ PredictionError
 
 from typing import Any
 
-from schemas import Failure
+from schemas import Code, Failure
 
 
 class PredictionError(Exception):
@@ -22,6 +22,7 @@ class PredictionError(Exception):
         retryable: whether the same call may succeed later.
         retry_after_s: when, if the responder said so.
         details: e.g. the fields at fault.
+        status: the HTTP status that a gateway may answer with.
     """
 
     code = "UNKNOWN"
@@ -41,6 +42,11 @@ class PredictionError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.details = details or {}
+
+    @property
+    def status(self) -> int:
+        """The HTTP status for a gateway to answer with; 502 for a code of a later version, or a reply that is none."""
+        return _OWN_STATUS.get(self.code) or (Code[self.code].status if self.code in Code.__members__ else 502)
 
 
 class InvalidArgument(PredictionError):
@@ -101,6 +107,7 @@ class OutcomeUnknown(PredictionError):
     code = "OUTCOME_UNKNOWN"
 
 
+_OWN_STATUS = {"UNKNOWN_MODEL": 404, "NO_BROKER": 503, "OUTCOME_UNKNOWN": 503}
 _BY_STATUS: dict[int, type[PredictionError]] = {
     400: InvalidArgument,
     403: PermissionDenied,

@@ -1,0 +1,53 @@
+"""Predictions in a FastAPI application: `uvicorn examples.web_fastapi:app`. AMQP_URL says where the broker is.
+
+One client for the whole application, opened and closed with it. A prediction's error becomes the HTTP status that its
+code stands for, and tells when to try again.
+"""
+
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from examples.price import Features, Price
+from producer import PredictionClient, PredictionError
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """The client lives as long as the application."""
+    url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost/")
+    namespace = os.environ.get("RESPONDER_NAMESPACE", "")
+    async with PredictionClient(url, namespace=namespace, timeout_s=5.0) as client:
+        app.state.predictions = client
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def predictions(request: Request) -> PredictionClient:
+    """The application's client; a test puts another one here, see `producer.testing`."""
+    client: PredictionClient = request.app.state.predictions
+    return client
+
+
+@app.post("/price")
+async def price(
+    features: Features, response: Response, client: Annotated[PredictionClient, Depends(predictions)]
+) -> Price:
+    """A price, and where it came from. Whoever hangs up cancels the call."""
+    prediction = await client.ask("price", features)
+    response.headers["cache-status"] = prediction.cache_status.encoded.decode()
+    return Price.model_validate(prediction.value)
+
+
+@app.exception_handler(PredictionError)
+async def prediction_error(_request: Request, error: PredictionError) -> JSONResponse:
+    """In HTTP's words."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(math.ceil(error.retry_after_s))}
+    return JSONResponse({"code": error.code, "message": error.message}, error.status, headers)
