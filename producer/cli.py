@@ -9,6 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from producer.cli_load import load
+from producer.cli_options import (
+    LOCAL,
+    AmqpUrl,
+    CacheControl,
+    Exchange,
+    Namespace,
+    ReplyExchange,
+    ReplyPrefix,
+    Tenant,
+    UserId,
+)
 from producer.client import PredictionClient
 from producer.errors import PredictionError
 from producer.prediction import Prediction
@@ -34,13 +45,14 @@ def ask(
     model: Annotated[str, typer.Argument(help="the model's name")],
     features: Annotated[str, typer.Argument(metavar="JSON", help='its input, e.g. \'{"pair": "ETH/EUR"}\'')],
     timeout: Annotated[float, typer.Option(min=0.001, help="seconds to wait")] = 30.0,
-    cache_control: Annotated[str | None, typer.Option(help="RFC 9111 directives, e.g. no-cache or max-age=5")] = None,
-    tenant: Annotated[str | None, typer.Option(help="namespace of the cached answer")] = None,
-    namespace: Annotated[str, typer.Option(envvar="RESPONDER_NAMESPACE", help="the responders' namespace")] = "",
-    amqp_url: Annotated[
-        str,
-        typer.Option(envvar="AMQP_URL", show_default=False, help="the broker [default: amqp://guest:guest@localhost/]"),
-    ] = "amqp://guest:guest@localhost/",
+    cache_control: CacheControl = None,
+    tenant: Tenant = None,
+    namespace: Namespace = "",
+    amqp_url: AmqpUrl = LOCAL,
+    exchange: Exchange = "",
+    reply_exchange: ReplyExchange = "",
+    reply_prefix: ReplyPrefix = "replies.",
+    user_id: UserId = None,
     as_json: Annotated[bool, typer.Option("--json", help="the result and where it came from, as JSON")] = False,  # noqa: FBT002
 ) -> None:
     """Ask one question and print the answer; exit status 1 if there is none."""
@@ -54,7 +66,15 @@ def ask(
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     async def call() -> Prediction:
-        async with PredictionClient(amqp_url, namespace=namespace, connect_timeout_s=min(timeout, 10.0)) as client:
+        async with PredictionClient(
+            amqp_url,
+            namespace=namespace,
+            connect_timeout_s=min(timeout, 10.0),
+            exchange=exchange,
+            reply_exchange=reply_exchange,
+            reply_prefix=reply_prefix,
+            user_id=user_id,
+        ) as client:
             return await client.ask(model, value, timeout=timeout, cache_control=cache_control, tenant=tenant)
 
     try:

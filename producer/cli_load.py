@@ -6,13 +6,26 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from producer.cli_options import (
+    HOW,
+    LOCAL,
+    AmqpUrl,
+    CacheControl,
+    Exchange,
+    Namespace,
+    ReplyExchange,
+    ReplyPrefix,
+    Tenant,
+    UserId,
+)
+
 if TYPE_CHECKING:  # what they need comes with the extra `load`, and takes its time to import
-    from producer.load import Arrivals, Inputs, Plan, Run
+    from producer.load import Plan, Run
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 NO_CACHE = "no-cache, no-store"
@@ -22,7 +35,7 @@ def _option(group: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=group, **more)
 
 
-WHEN, WHAT, HOW, JUDGED = "When", "What is asked", "How", "What comes out"
+WHEN, WHAT, JUDGED = "When", "What is asked", "What comes out"
 Rate = Annotated[str | None, _option(WHEN, "requests per second on a schedule: 2000, or a ramp: 100..2000")]
 Spacing = Annotated[str, _option(WHEN, "constant, or poisson: as by people who know nothing of each other")]
 Closed = Annotated[int | None, _option(WHEN, "instead of --rate: N who each wait for the answer", min=1, metavar="N")]
@@ -40,19 +53,8 @@ Schema = Annotated[str | None, _option(WHAT, "inputs: made up for a pydantic mod
 Expected = Annotated[Path | None, _option(WHAT, "the right results of --payloads, as JSON Lines; any other is wrong")]
 Same = Annotated[bool, _option(WHAT, "different answers to one input are wrong", "--same-answers")]
 Timeout = Annotated[str, _option(HOW, "how long a request may take")]
-CacheControl = Annotated[str | None, _option(HOW, "RFC 9111 directives of all requests")]
-Tenant = Annotated[str | None, _option(HOW, "namespace of the cached answers")]
 Processes = Annotated[int, _option(HOW, "how many make the load together", min=1, max=64)]
 Seed = Annotated[int | None, _option(HOW, "makes the same load again \\[default: random]", show_default=False)]
-AmqpUrl = Annotated[
-    str,
-    _option(HOW, "the broker \\[default: amqp://guest:guest@localhost/]", envvar="AMQP_URL", show_default=False),
-]
-Namespace = Annotated[str, _option(HOW, "the responders' namespace", envvar="RESPONDER_NAMESPACE")]
-Exchange = Annotated[str, _option(HOW, "where requests are published, if not to the default exchange")]
-ReplyExchange = Annotated[str, _option(HOW, "the responders' RESPONDER_REPLY_EXCHANGE")]
-ReplyPrefix = Annotated[str, _option(HOW, "what the reply queue's name begins with")]
-UserId = Annotated[str | None, _option(HOW, "the broker's user, to travel with each request")]
 Compare = Annotated[bool, _option(JUDGED, "the same load without the cache first", "--compare")]
 MaxErrors = Annotated[str, _option(JUDGED, "typed errors allowed: 0, 10 or 0.5%")]
 MaxP50 = Annotated[str | None, _option(JUDGED, "exit status 1 if the median is above, e.g. 5ms")]
@@ -84,7 +86,7 @@ def load(
     tenant: Tenant = None,
     processes: Processes = 1,
     seed: Seed = None,
-    amqp_url: AmqpUrl = "amqp://guest:guest@localhost/",
+    amqp_url: AmqpUrl = LOCAL,
     namespace: Namespace = "",
     exchange: Exchange = "",
     reply_exchange: ReplyExchange = "",
@@ -107,8 +109,9 @@ def load(
     """
     try:
         from producer.load import Broker, LoadFailed, Plan, run
+        from producer.load.given import arrivals_of, inputs_of, seconds_of
         from producer.load.live import progress
-        from producer.load.report import Thresholds, parse_duration_s
+        from producer.load.report import Thresholds
     except ImportError as error:
         _end(USAGE, f"{error.name} is missing: the load tool needs pip install 'prediction-responder[load]'")
     seed = secrets.randbelow(2**32) if seed is None else seed
@@ -116,9 +119,9 @@ def load(
         plan = Plan(
             Broker(amqp_url, namespace, exchange, reply_exchange, reply_prefix, user_id),
             model,
-            _arrivals(rate, arrivals, closed, think, requests, duration, warm_up),
-            _inputs(keys, inputs, payloads, template, schema, expected, seed),
-            timeout_s=parse_duration_s(timeout),
+            arrivals_of(rate, arrivals, closed, think, requests, duration, warm_up),
+            inputs_of(keys, inputs, payloads, template, schema, expected, seed),
+            timeout_s=seconds_of("--timeout", timeout, or_none=False),
             cache_control=cache_control,
             tenant=tenant,
             same_answers=same_answers,
@@ -152,77 +155,6 @@ def load(
     if runs[-1].is_interrupted:
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(FAILED if broken else 0)
-
-
-def _arrivals(
-    rate: str | None,
-    spacing: str,
-    closed: int | None,
-    think: str,
-    requests: int | None,
-    duration: str | None,
-    warm_up: str,
-) -> "Arrivals":
-    from producer.load import ClosedLoop, OpenLoop
-    from producer.load.report import parse_duration_s
-
-    duration_s = None if duration is None else parse_duration_s(duration)
-    if duration_s == 0:
-        raise ValueError("--for: longer than 0")
-    if closed is not None:
-        if rate is not None:
-            raise ValueError("--rate is a schedule, and in a --closed loop there is none: give one of them")
-        if requests is None and duration_s is None:
-            duration_s = 10.0
-        return ClosedLoop(closed, duration_s, requests, parse_duration_s(think), parse_duration_s(warm_up))
-    if rate is None:
-        raise ValueError("--rate is missing, e.g. --rate 200 (or --closed 10 for a closed loop)")
-    if requests is not None:
-        raise ValueError("--requests is for a --closed loop; a schedule ends with --for")
-    spaced: Literal["constant", "poisson"]
-    match spacing:
-        case "constant" | "poisson":
-            spaced = spacing
-        case _:
-            raise ValueError(f"--arrivals {spacing}: constant or poisson")
-    first, _, last = rate.partition("..")
-    try:
-        rates = [float(one) for one in (first, last) if one]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 <= one < math.inf for one in rates) or max(rates) == 0:
-        raise ValueError(f"--rate {rate}: requests per second, e.g. 2000, or a ramp, e.g. 100..2000")
-    return OpenLoop(
-        rates[0], duration_s or 10.0, rates[1] if len(rates) > 1 else None, spaced, parse_duration_s(warm_up)
-    )
-
-
-def _inputs(
-    keys: str,
-    count: int,
-    payloads: Path | None,
-    template: str | None,
-    schema: str | None,
-    expected: Path | None,
-    seed: int,
-) -> "Inputs":
-    from producer.load import Inputs, Popularity
-    from producer.load.inputs import read_json_lines
-
-    if sum(one is not None for one in (payloads, template, schema)) != 1:
-        raise ValueError(
-            'say what is asked, in one way: --template \'{"pair": "P{key}/EUR"}\', --payloads FILE.jsonl, or '
-            "--schema my_models:Features"
-        )
-    if expected is not None and payloads is None:
-        raise ValueError("--expected has the results of --payloads, line by line; there are none")
-    popularity = Popularity.parse(keys)
-    if payloads is not None:
-        results = [] if expected is None else read_json_lines(expected, "--expected")
-        return Inputs.listed(read_json_lines(payloads, "--payloads"), popularity, results)
-    if template is not None:
-        return Inputs.of_template(template, count, popularity)
-    return Inputs.of_schema(schema or "", count, popularity, seed)
 
 
 def _show(runs: "Sequence[Run]", broken: Sequence[str], console: Console, *, as_json: bool) -> None:

@@ -7,25 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
+from producer.load.given import seconds_of
 from producer.load.measured import Run
 
 STATUSES = ("all", "hit", "stale", "collapsed", "miss", "request", "bypass", "none")
-UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 BEHIND_MS = 10.0  # a tool that is later than that measures itself
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(us|ms|s|m|h)?")
-
-
-def parse_duration_s(text: str) -> float:
-    """Seconds, e.g. of `50ms`, `30s`, `5m` or `2`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        msg = f"not a duration: {text!r}; try 50ms, 30s or 5m"
-        raise ValueError(msg)
-    return float(found[1]) * UNITS_S[found[2] or "s"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class Thresholds:
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or (number == max_errors.strip() and "." in number):
             msg = f"--max-errors {max_errors}: a number or a percentage, e.g. 0 or 0.5%"
             raise ValueError(msg)
-        given = tuple((name, parse_duration_s(text)) for name, text in latency.items() if text is not None)
+        given = tuple((name, seconds_of(f"--max-{name}", text)) for name, text in latency.items() if text is not None)
         is_share = "%" in max_errors
         return cls(0 if is_share else float(number), float(number) / 100 if is_share else 0.0, given)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import django
@@ -15,10 +15,10 @@ from django.conf import settings as django_settings
 from django.test import Client as DjangoClient
 
 from deploy.found import Servers
-from examples.price import Features, Price, expected, price
+from examples.price import Features, Price, expected
 from examples.web_fastapi import app
 from producer import InvalidArgument, PredictionClient
-from tests.real import ROOT, embedded, settings
+from tests.real import ROOT, responder_process
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
 
@@ -26,12 +26,11 @@ PAIR = Features(pair="ETH/EUR")
 
 
 @pytest.fixture
-async def served(servers: Servers, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+def served(servers: Servers, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The price model, and an environment that says where."""
     monkeypatch.setenv("AMQP_URL", servers.amqp_url)
     monkeypatch.setenv("RESPONDER_NAMESPACE", namespace)
-    monkeypatch.setattr("examples.price.MODEL_SECONDS", 0.01)
-    async with embedded(price, settings(servers, namespace)):
+    with responder_process(servers, namespace, "examples.price:price", PRICE_MODEL_SECONDS="0.01"):
         yield
 
 

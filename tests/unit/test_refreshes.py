@@ -529,9 +529,7 @@ async def test_stale_if_error_is_given_instead_of_a_refusal_for_too_much_work() 
     await house.idle()
 
 
-async def test_no_cache_takes_what_was_computed_after_the_call_that_it_has_seen_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_no_cache_takes_what_was_computed_after_the_call_that_it_has_seen_end() -> None:
     """It waited for the second call, and comes too late for the third, which began and ended since: no fourth."""
     house = await built()
     gate = await refreshing(house)
@@ -539,13 +537,16 @@ async def test_no_cache_takes_what_was_computed_after_the_call_that_it_has_seen_
     await house.services[0].handle([wanted])
     await settle()
     claims = asyncio.Event()
-    claim = house.brittle.claim
 
-    async def late(place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
-        await claims.wait()
-        return await claim(place, mark, lease_ms, seen)
+    class Late(MemoryCache):
+        """Claims when it is told to."""
 
-    monkeypatch.setattr(house.brittle, "claim", late)
+        async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+            await claims.wait()
+            return await super().claim(place, mark, lease_ms, seen)
+
+    house.brittle._inner = late = Late(clock=house.clock)
+    late._shared = house.cache
     gate.set()
     await house.services[1].idle()
     assert await house.kind(NO_CACHE, at=1) == "request"
