@@ -1,6 +1,7 @@
 """What a run is to do; every process gets the same plan."""
 
 from dataclasses import dataclass, field
+from random import Random
 
 from producer.load.arrivals import Arrivals
 from producer.load.inputs import Inputs
@@ -47,3 +48,7 @@ class Plan:
     processes: int = 1
     seed: int = 1
     max_in_flight: int = 50_000
+
+    def random(self, process: int) -> Random:
+        """What one of the processes draws from; no two of them alike."""
+        return Random(f"{self.seed} {process}")

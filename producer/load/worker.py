@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
-from random import Random
 
 from lane import Amqp, Binding, Consumer, Fate, Message, Publisher, QueueSpec
 from producer.load.arrivals import ClosedLoop, OpenLoop
@@ -43,7 +42,7 @@ class Worker:
 
     def __init__(self, plan: Plan, number: int, orders: Connection, reports: Connection) -> None:
         self._plan, self._number, self._orders, self._reports = plan, number, orders, reports
-        self._random = Random(f"{plan.seed} {number}")
+        self._random = plan.random(number)
         self._keys = plan.inputs.keys(number, plan.processes, self._random)
         self._reply_queue = f"{plan.broker.reply_prefix}{uuid.uuid4().hex}"
         prefix = "" if plan.broker.exchange else f"{plan.broker.namespace}predictions."

@@ -86,6 +86,13 @@ def test_poisson_arrivals_add_up_to_their_rate(processes: int, seed: int) -> Non
     assert 0.3 < sum(gap < 0.0005 for gap in gaps) / len(gaps) < 0.5  # 1 - exp(-0.5); of even gaps it would be none
 
 
+def test_processes_do_not_draw_alike() -> None:
+    """Or popular inputs would be asked for by all of them in the same moments; and the same seed draws the same."""
+    drawn = [list(itertools.islice(ALL.keys(number, 3, plan(seed=5).random(number)), 50)) for number in range(3)]
+    assert len({tuple(keys) for keys in drawn}) == 3
+    assert drawn[1] == list(itertools.islice(ALL.keys(1, 3, plan(seed=5).random(1)), 50))
+
+
 def test_a_ramp_begins_and_ends_with_its_rates() -> None:
     """From 100 to 500 a second in ten seconds."""
     times = list(OpenLoop(100, 10, 500).times(0, 1, Random(1)))
