@@ -3,7 +3,9 @@
 One blocking client for each process, made when it is first needed: after a server has forked its workers, not before.
 """
 
+import atexit
 import os
+import threading
 from functools import cache
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
@@ -11,13 +13,21 @@ from django.urls import path
 
 from producer import BlockingPredictionClient, PredictionError
 
+_making = threading.Lock()
+
 
 @cache
-def predictions() -> BlockingPredictionClient:
-    """This process's client; it is closed when the process ends."""
+def _client(_process: int) -> BlockingPredictionClient:
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost/")
     client = BlockingPredictionClient(url, namespace=os.environ.get("RESPONDER_NAMESPACE", ""), timeout_s=5.0)
+    atexit.register(client.close)
     return client.__enter__()
+
+
+def predictions() -> BlockingPredictionClient:
+    """This process's client; it is closed when the process ends."""
+    with _making:  # or the first threads would make one each
+        return _client(os.getpid())
 
 
 def price(request: HttpRequest) -> HttpResponse:

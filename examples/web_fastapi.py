@@ -40,7 +40,7 @@ def predictions(request: Request) -> PredictionClient:
 async def price(
     features: Features, response: Response, client: Annotated[PredictionClient, Depends(predictions)]
 ) -> Price:
-    """A price, and where it came from. Whoever hangs up cancels the call."""
+    """A price, and where it came from."""
     prediction = await client.ask("price", features)
     response.headers["cache-status"] = prediction.cache_status.encoded.decode()
     return Price.model_validate(prediction.value)

@@ -14,7 +14,6 @@ every channel from coming back.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection
@@ -206,8 +205,9 @@ class Link:
     ) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})  # a cancellation that comes out of it is ours, and not the task's
+            if not self._task.cancelled():
+                self._task.result()
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()

@@ -222,8 +222,9 @@ class MemoryOutbox:
         """In a later turn, as a network would."""
         sent, self._sent = self._sent, []
         fates: dict[Fate, list[Message]] = defaultdict(list)
+        now = asyncio.get_running_loop().time()
         for message in sent:
-            fates[self._fate(message)].append(message)
+            fates[Fate.ABANDONED if message.give_up_at <= now else self._fate(message)].append(message)
         self._empty.set()
         for fate, messages in fates.items():
             self._on_fate(messages, fate)

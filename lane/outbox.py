@@ -159,10 +159,14 @@ class Outbox:
         else:
             self._quarantine.is_due = True  # after this batch
         refused: list[Message] = []
+        withdrawn: list[Message] = []
         written: list[bytes] = []
         now = channel.loop.time()
         while waiting:
             message = waiting.popleft()
+            if message.give_up_at <= now:
+                withdrawn.append(message)
+                continue
             if self._suspects and self._suspects.get(message.routing_key, 0) >= GUILTY:
                 log.warning("a message was not sent: the broker failed on its address before")
                 refused.append(message)
@@ -180,6 +184,7 @@ class Outbox:
         else:
             self._go_on()
         self._report(refused, Fate.REFUSED)
+        self._report(withdrawn, Fate.ABANDONED)
 
     def _encode(self, channel: Channel, message: Message) -> tuple[bytes, bytes]:
         """The frames of a message, which gets the next number; the number advances only if it can be written."""

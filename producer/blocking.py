@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -35,9 +35,6 @@ class BlockingPredictionClient:
         self._make: Callable[[], AbstractAsyncContextManager[PredictionClient]] = partial(
             PredictionClient, url, **options
         )
-        self._stack = AsyncExitStack()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
         self._pid = 0
         self._opening = threading.Lock()
         self._is_open = False
@@ -53,13 +50,20 @@ class BlockingPredictionClient:
         return f"<Blocking {getattr(self, '_client', 'not entered')!r}>"
 
     def __enter__(self) -> Self:
+        if self._pid:
+            msg = "a client is entered once; make another one"
+            raise RuntimeError(msg)
+        # Here and not before: one that is made before a fork, and entered after it, shares no event loop with anybody.
         self._pid = os.getpid()
+        self._stack = AsyncExitStack()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
         self._thread.start()
         self._is_open = True
         try:
-            self._client = self._run(self._enter())
+            self._client = self._run(self._enter)
         except BaseException:
-            self._end()
+            self.close()
             raise
         return self
 
@@ -69,7 +73,12 @@ class BlockingPredictionClient:
         self.close()
 
     def close(self) -> None:
-        """End it. Calls of other threads end with OutcomeUnknown or NoBroker. To close twice is harmless."""
+        """End it. Calls of other threads end with OutcomeUnknown or NoBroker.
+
+        To close twice is harmless, and so is to close it in a process that was forked while it was open.
+        """
+        if self._pid != os.getpid():
+            return
         with self._opening:
             was_open, self._is_open = self._is_open, False
         if was_open:
@@ -84,11 +93,11 @@ class BlockingPredictionClient:
 
     def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any:
         """See `PredictionClient.predict`."""
-        return self._run(self._client.predict(model, features, **options))
+        return self._run(lambda: self._client.predict(model, features, **options))
 
     def ask(self, model: str, features: BaseModel | Any, **options: Any) -> Prediction:
         """See `PredictionClient.ask`."""
-        return self._run(self._client.ask(model, features, **options))
+        return self._run(lambda: self._client.ask(model, features, **options))
 
     @overload
     def predict_many(self, model: str, inputs: Iterable[Any], *, output: type[T], **options: Any) -> list[T]: ...
@@ -97,12 +106,14 @@ class BlockingPredictionClient:
     def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
 
     def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]:
-        """See `PredictionClient.predict_many`."""
-        return self._run(self._client.predict_many(model, inputs, **options))
+        """See `PredictionClient.predict_many`; all inputs are read before the first one is asked."""
+        every = list(inputs)  # in the caller's thread: they may take their time, or be a query
+        return self._run(lambda: self._client.predict_many(model, every, **options))
 
-    def warm(self, model: str, inputs: Sequence[Any], **options: Any) -> int:
-        """See `PredictionClient.warm`."""
-        return self._run(self._client.warm(model, inputs, **options))
+    def warm(self, model: str, inputs: Iterable[Any], **options: Any) -> int:
+        """See `PredictionClient.warm`; all inputs are read before the first one is asked."""
+        every = list(inputs)
+        return self._run(lambda: self._client.warm(model, every, **options))
 
     async def _enter(self) -> PredictionClient:
         return await self._stack.enter_async_context(self._make())
@@ -117,13 +128,13 @@ class BlockingPredictionClient:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         future = None
         if self._pid == os.getpid():  # first: after a fork the lock may be held by a thread that is not there
             with self._opening:  # what is begun here is begun before the client is closed, or not at all
-                future = asyncio.run_coroutine_threadsafe(work, self._loop) if self._is_open else None
+                if self._is_open and threading.current_thread() is not self._thread:
+                    future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         if future is None:
-            work.close()
             raise NoBroker(CLOSED)
         try:
             return future.result()

@@ -1,7 +1,9 @@
 """The client: one reply queue of its own, and a future for each call."""
 
 import asyncio
+import contextlib
 import itertools
+import math
 import secrets
 import uuid
 from collections.abc import Iterable, Sequence
@@ -18,9 +20,10 @@ from producer.prediction import REPLY_HEADERS, Prediction, prediction_of
 from producer.request import RequestWriter, encode_input
 from producer.retry import Retries, RetryBudget
 from producer.tracing import find_trace
-from producer.typed import typed
+from producer.typed import adapter_of, typed
 
 _PREFETCH = 1000
+_NOT_TAKEN = frozenset({"UNKNOWN_MODEL", "NO_BROKER", "RESOURCE_EXHAUSTED"})
 T = TypeVar("T")
 
 
@@ -61,12 +64,16 @@ class PredictionClient:
         reply_prefix: str = "replies.",
         transport: Transport | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
+        if max_in_flight < 1:
+            msg = f"max_in_flight must be 1 or more, not {max_in_flight}"
+            raise ValueError(msg)
+        self._timeout_s = _checked(timeout_s)
         self._connect_timeout_s = connect_timeout_s
         self._max_in_flight = max_in_flight
         self._room = asyncio.Semaphore(max_in_flight)
         self._retries = retries or Retries()
-        self._budget = retry_budget or RetryBudget()
+        # All that one lost connection fails may be tried again.
+        self._budget = retry_budget or RetryBudget(burst=max(100.0, max_in_flight))
         self._trace = find_trace()
         self._reply_queue = f"{reply_prefix}{uuid.uuid4().hex}"
         self._writer = RequestWriter(
@@ -87,6 +94,7 @@ class PredictionClient:
             no_ack=True,
             on_lost=lambda: self._fail_all("the connection was lost while the reply was awaited", retryable=True),
         )
+        self._is_entered = False
         self._closed = asyncio.Event()
         self._outbox = carrier.outbox(name="prediction client requests", exchange=exchange, on_fate=self._on_fate)
 
@@ -94,6 +102,10 @@ class PredictionClient:
         return f"<PredictionClient {self._reply_queue} waiting={len(self._waiting)}>"
 
     async def __aenter__(self) -> Self:
+        if self._is_entered:
+            msg = "a client is entered once; make another one"
+            raise RuntimeError(msg)
+        self._is_entered = True
         await self._inbox.__aenter__()
         await self._outbox.__aenter__()
         try:
@@ -102,8 +114,7 @@ class PredictionClient:
                 await self._inbox.consuming()
         except BaseException as error:
             why = self._outbox.last_error or self._inbox.last_error or "no answer"
-            await self._outbox.__aexit__(None, None, None)
-            await self._inbox.__aexit__(None, None, None)
+            await self._leave()
             if isinstance(error, TimeoutError):
                 msg = f"the broker cannot be reached: {why}"
                 raise NoBroker(msg, retryable=True) from error
@@ -116,10 +127,17 @@ class PredictionClient:
     ) -> None:
         self._closed.set()
         self._fail_all("the client was closed before the reply came", retryable=False)
-        await self._outbox.__aexit__(kind, error, trace)
-        await self._inbox.__aexit__(kind, error, trace)
-        if self._reader is not None:
-            await self._reader
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Both connections end, whatever happens to the one who waits for it."""
+        self._closed.set()
+        try:
+            await self._outbox.__aexit__(None, None, None)
+        finally:
+            await self._inbox.__aexit__(None, None, None)
+            if self._reader is not None:
+                await self._reader
 
     @overload
     async def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
@@ -131,10 +149,12 @@ class PredictionClient:
         """The model's output for one input.
 
         Args:
-            output: what it is to be, e.g. a pydantic model; a JSON value by default.
+            output: what it is to be, e.g. a pydantic model, any other type that pydantic knows, or a `TypeAdapter`; a
+                JSON value by default.
             options: see `ask`.
         """
-        return typed((await self.ask(model, features, **options)).value, output)
+        adapter = adapter_of(output)
+        return typed((await self.ask(model, features, **options)).value, adapter, output)
 
     async def ask(
         self,
@@ -159,29 +179,36 @@ class PredictionClient:
             DeadlineExceeded: no answer in time.
             OutcomeUnknown: the connection was lost; the model may or may not have been called.
             PredictionError: see `producer.errors`.
+            ValueError: a timeout that never ends.
         """
-        timeout_s = self._timeout_s if timeout is None else timeout
+        timeout_s = self._timeout_s if timeout is None else _checked(timeout)
         loop = asyncio.get_running_loop()
         deadline, attempt, identifier = loop.time() + timeout_s, 1, next(self._ids)
-        late = DeadlineExceeded(f"no answer from {model!r} within {timeout_s:g} s")
+        unknown: OutcomeUnknown | None = None
         body = encode_input(features)
+        if timeout_s <= 0:
+            msg = f"no answer from {model!r} in time: there was none, timeout={timeout_s:g}"
+            raise DeadlineExceeded(msg)
         self._budget.note_call()
-        if self._room.locked():
-            await self._wait_for_room(deadline)
-        else:
-            await self._room.acquire()
-        try:
-            while True:
-                try:
-                    return await self._attempt(identifier, model, body, deadline, late, cache_control, tenant)
-                except PredictionError as error:
-                    delay_s = self._retries.delay_s(error, attempt, deadline - loop.time())
-                    if delay_s is None or not self._budget.take():
-                        raise
-                await asyncio.sleep(delay_s)
-                attempt += 1
-        finally:
-            self._room.release()
+        while True:
+            if self._room.locked():
+                await self._wait_for_room(deadline)
+            else:
+                await self._room.acquire()
+            try:
+                return await self._attempt(identifier, model, body, deadline, cache_control, tenant)
+            except PredictionError as error:
+                unknown = error if isinstance(error, OutcomeUnknown) else unknown
+                delay_s = self._retries.delay_s(error, attempt, deadline - loop.time())
+                if delay_s is None or not self._budget.take():
+                    if unknown is not None and error.code in _NOT_TAKEN:
+                        # This attempt did not arrive. An earlier one may have.
+                        raise OutcomeUnknown(f"{unknown.message}; and then: {error.message}") from error
+                    raise
+            finally:
+                self._room.release()
+            await self._pause(delay_s)
+            attempt += 1
 
     @overload
     async def predict_many(
@@ -233,10 +260,17 @@ class PredictionClient:
 
         Raises:
             UnknownModel, ResourceExhausted, OutcomeUnknown: of the first that was not taken.
+            NoBroker: the client is closed.
         """
-        left_s = self._timeout_s if timeout is None else timeout
-        messages = (self._writer.unanswered(model, encode_input(one), left_s=left_s, tenant=tenant) for one in inputs)
-        return await warmed(self._outbox, messages, model)
+        left_s = self._timeout_s if timeout is None else _checked(timeout)
+        loop = asyncio.get_running_loop()
+
+        def message(one: Any) -> Message:
+            self._check_open()
+            body, give_up_at = encode_input(one), loop.time() + left_s
+            return self._writer.unanswered(model, body, left_s=left_s, give_up_at=give_up_at, tenant=tenant)
+
+        return await warmed(self._outbox, map(message, inputs), model)
 
     async def _attempt(
         self,
@@ -244,7 +278,6 @@ class PredictionClient:
         model: str,
         body: bytes,
         deadline: float,
-        late: PredictionError,
         cache_control: str | None,
         tenant: str | None,
     ) -> Prediction:
@@ -263,14 +296,32 @@ class PredictionClient:
             trace=self._trace(),
         )
         future: asyncio.Future[Prediction] = loop.create_future()
+        message.token = future, model
         self._waiting[identifier] = future
-        timer = loop.call_at(deadline, self._resolve, identifier, late)
+        timer = loop.call_at(deadline, self._too_late, identifier, model)
         try:
             self._outbox.send((message,))
             return await future
         finally:
             timer.cancel()
             del self._waiting[identifier]
+            message.give_up_at = -math.inf  # what has not been sent by now is for nobody
+
+    def _too_late(self, identifier: bytes, model: str) -> None:
+        why = f": {self._outbox.last_error}" if self._outbox.last_error else ""
+        self._resolve(identifier, DeadlineExceeded(f"no answer from {model!r} in time{why}"))
+
+    async def _pause(self, delay_s: float) -> None:
+        """Between two attempts, unless the client is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._closed.wait()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if not self._is_entered or self._closed.is_set():
+            msg = "the client is closed, or was never entered"
+            raise NoBroker(msg)
 
     async def _wait_for_room(self, deadline: float) -> None:
         try:
@@ -282,6 +333,7 @@ class PredictionClient:
 
     async def _can_be_answered(self, deadline: float, model: str) -> None:
         """Wait until the reply queue is there, or raise because it will not be in time, or never."""
+        self._check_open()
         waits = {asyncio.ensure_future(self._inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
         left_s = deadline - asyncio.get_running_loop().time()
         try:
@@ -289,9 +341,7 @@ class PredictionClient:
         finally:
             for wait in waits:
                 wait.cancel()
-        if self._closed.is_set():
-            msg = "the client is closed"
-            raise NoBroker(msg)
+        self._check_open()
         if not done:
             msg = f"no answer from {model!r} in time: not connected: {self._inbox.last_error or 'connecting'}"
             raise DeadlineExceeded(msg)
@@ -306,8 +356,9 @@ class PredictionClient:
             if isinstance(message.token, Warming):
                 message.token.note(fate)
             elif fate is not Fate.CONFIRMED:
-                identifier, model = message.token
-                self._resolve(identifier, error_of_fate(fate, model))
+                future, model = message.token  # of this attempt: an earlier one may still be under way
+                if not future.done():
+                    future.set_exception(error_of_fate(fate, model))
 
     async def _read(self) -> None:
         async for batch in self._inbox:
@@ -325,3 +376,10 @@ class PredictionClient:
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
+
+def _checked(timeout_s: float) -> float:
+    if not math.isfinite(timeout_s):
+        msg = f"a timeout is a number of seconds, not {timeout_s}"
+        raise ValueError(msg)
+    return timeout_s

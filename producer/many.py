@@ -1,7 +1,7 @@
 """Many calls as one: in order, bounded, and with one ending."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sized
 from itertools import islice
 from typing import Any, Literal
 
@@ -32,6 +32,11 @@ async def answers_to_all(
         at_once: how many are made at a time; inputs are read no faster.
         errors: `raise` the first and cancel the others, or `return` them in the list.
     """
+    if errors not in ("raise", "return"):
+        msg = f"errors is 'raise' or 'return', not {errors!r}"
+        raise ValueError(msg)
+    if isinstance(inputs, Sized):
+        at_once = min(at_once, len(inputs))
     answers: dict[int, Any] = {}
     numbered = enumerate(inputs)
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of those who ask; pytest finds them where this package is installed."""
+"""Fixtures for the tests of those who ask: `pytest_plugins = ["producer.pytest_plugin"]` in the topmost conftest.py."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager

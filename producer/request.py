@@ -7,13 +7,16 @@ from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from lane import Message, Template, header_field
 from producer.errors import InvalidArgument, PayloadTooLarge, UnknownModel
 
 MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 takes no more
 MAX_NAME_BYTES = 255
+MAX_HEADER_BYTES = 1024
+MAX_TTL_MS = 2**31  # RabbitMQ closes the channel for twice as much
+DEAD_LETTERS = "dead"  # the queue of that name holds what could not be answered
 
 
 class RequestWriter:
@@ -56,12 +59,12 @@ class RequestWriter:
         Raises:
             UnknownModel: no queue can have that name.
         """
-        left_ms = max(1, round(left_s * 1000))
+        left_ms = _milliseconds(left_s)
         fields = header_field(b"deadline", b"%d" % (time.time_ns() // 1_000_000 + left_ms))
         if cache_control is not None:
-            fields += header_field(b"cache-control", cache_control.encode())
+            fields += header_field(b"cache-control", _short("cache_control", cache_control))
         if tenant is not None:
-            fields += header_field(b"tenant", tenant.encode())
+            fields += header_field(b"tenant", _short("tenant", tenant))
         for name, value in trace.items():
             fields += header_field(name.encode(), value.encode())
         return Message(
@@ -75,20 +78,43 @@ class RequestWriter:
             token=(identifier, model),
         )
 
-    def unanswered(self, model: str, body: bytes, *, left_s: float, tenant: str | None) -> Message:
+    def unanswered(self, model: str, body: bytes, *, left_s: float, give_up_at: float, tenant: str | None) -> Message:
         """A request that nobody waits for: its answer is cached. Raises as `message`."""
-        left_ms = b"%d" % max(1, round(left_s * 1000))
-        fields = b"" if tenant is None else header_field(b"tenant", tenant.encode())
-        return Message(self._routing_key(model), body, self._unanswered, expiration=left_ms, fields=fields)
+        fields = b"" if tenant is None else header_field(b"tenant", _short("tenant", tenant))
+        return Message(
+            self._routing_key(model),
+            body,
+            self._unanswered,
+            expiration=b"%d" % _milliseconds(left_s),
+            fields=fields,
+            give_up_at=give_up_at,
+        )
 
     def _routing_key(self, model: str) -> bytes:
-        key = f"{self._prefix}{model}".encode()
-        if len(key) > MAX_NAME_BYTES:
-            msg = f"no model has a name of {len(model)} characters"
+        key = f"{self._prefix}{model}".encode(errors="replace")
+        if not model or model == DEAD_LETTERS or len(key) > MAX_NAME_BYTES:
+            msg = f"no model has the name {model[:40]!r}{'...' * (len(model) > 40)}"
             raise UnknownModel(msg)
         if len(self._routing_keys) < 1024:
             self._routing_keys[model] = key
         return key
+
+
+def _milliseconds(left_s: float) -> int:
+    return min(MAX_TTL_MS, max(1, round(left_s * 1000)))
+
+
+def _short(name: str, text: str) -> bytes:
+    """A header's value."""
+    try:
+        value = text.encode()
+    except UnicodeEncodeError as error:
+        msg = f"{name} is no Unicode text: {error.reason}"
+        raise InvalidArgument(msg, code="INVALID_ARGUMENT") from None
+    if len(value) > MAX_HEADER_BYTES:
+        msg = f"{name} has {len(value)} bytes, {MAX_HEADER_BYTES} at most are sent"
+        raise InvalidArgument(msg, code="INVALID_ARGUMENT")
+    return value
 
 
 def encode_input(features: BaseModel | Any) -> bytes:
@@ -99,8 +125,12 @@ def encode_input(features: BaseModel | Any) -> bytes:
         PayloadTooLarge: no broker takes it.
     """
     try:
-        plain = features.model_dump(mode="json") if isinstance(features, BaseModel) else features
-        body = to_json(plain, by_alias=False, inf_nan_mode="constants")
+        # First as Python values: a model inside would write NaN as null, in silence.
+        if isinstance(features, BaseModel):
+            plain = features.model_dump(mode="json", exclude_computed_fields=True)
+        else:
+            plain = to_jsonable_python(features, by_alias=False)
+        body = to_json(plain, inf_nan_mode="constants")
         if b"NaN" in body or b"Infinity" in body:  # perhaps only inside a string
             json.dumps(json.loads(body), allow_nan=False)
     except (PydanticSerializationError, ValueError) as error:

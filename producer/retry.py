@@ -64,7 +64,7 @@ class Retries:
         """
         if not error.retryable or attempt >= self.attempts:
             return None
-        backoff_s = min(self.max_delay_s, self.first_delay_s * 2 ** (attempt - 1)) * random.random()
+        backoff_s = min(self.max_delay_s, self.first_delay_s * 2 ** min(attempt - 1, 60)) * random.random()
         delay_s = (error.retry_after_s or 0.0) + backoff_s
         return delay_s if delay_s < left_s else None
 

@@ -11,11 +11,23 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
 from lane import MemoryBroker
 from producer.blocking import BlockingPredictionClient
 from producer.client import PredictionClient
 from responder import Responder, Settings
 from responder.predictor import Predictor
+
+
+class _NotFromTheEnvironment(Settings):
+    """What a test says is in force, and nothing else."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **_named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 @asynccontextmanager
@@ -26,11 +38,18 @@ async def answering(*predictors: Predictor, client: dict[str, Any] | None = None
         predictors: who answers; a call to any other model is UnknownModel.
         client: options for `PredictionClient`.
     """
-    broker = MemoryBroker()
-    settings = Settings.model_validate({"AMQP_URL": "amqp://in.memory/", "REDIS_URL": "memory://"})
+    broker, options = MemoryBroker(), client or {}
+    settings = _NotFromTheEnvironment.model_validate(
+        {
+            "AMQP_URL": "amqp://in.memory/",
+            "REDIS_URL": "memory://",
+            "namespace": options.get("namespace", ""),
+            "grace_s": 0.1,  # a model that never answers does not hold up the end of a test
+        }
+    )
     async with (
         Responder(predictors, settings, transport=broker),
-        PredictionClient("", transport=broker, **(client or {})) as one,
+        PredictionClient("", transport=broker, **options) as one,
     ):
         yield one
 

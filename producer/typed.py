@@ -4,20 +4,37 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from producer.errors import PredictionError
 
 
-def typed(value: Any, output: Any) -> Any:
-    """A JSON value as `output`, which is a pydantic model or any type that pydantic knows; unchanged where it is None.
+def adapter_of(output: Any) -> TypeAdapter[Any] | None:
+    """What reads answers as a type: a pydantic model, any other type that pydantic knows, or a `TypeAdapter`.
+
+    Raises:
+        PydanticSchemaGenerationError: pydantic does not know the type.
+    """
+    if output is None or isinstance(output, TypeAdapter):
+        return output
+    try:
+        return _adapter(output)
+    except TypeError:  # it cannot be hashed
+        return TypeAdapter(output)
+
+
+def typed(value: Any, adapter: TypeAdapter[Any] | None, output: Any) -> Any:
+    """A JSON value as what `adapter` was made of; unchanged where there is none.
+
+    Its fields are found by their names and by their aliases, and strict types are read as JSON has them.
 
     Raises:
         PredictionError: with the code MALFORMED_REPLY; it does not fit.
     """
-    if output is None:
+    if adapter is None:
         return value
     try:
-        return _adapter(output).validate_python(value)
+        return adapter.validate_json(to_json(value), by_alias=True, by_name=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "answer"

@@ -50,7 +50,7 @@ def read_input(body: bytes, model: type[BaseModel], *, max_depth: int, max_value
     except ValueError as error:
         raise Refused(Code.INVALID_ARGUMENT, f"the body is not a UTF-8 JSON value: {error}") from None
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, by_alias=True, by_name=True)
     except ValidationError as error:
         raise _schema_refusal(error, body, model) from None
 
@@ -59,7 +59,7 @@ def _schema_refusal(error: ValidationError, body: bytes, model: type[BaseModel])
     count = error.error_count()
     if count > _MANY:  # to list them all costs more than to find them, so those of a part of the body are listed
         try:
-            model.model_validate_json(to_json(_beginning_of(from_json(body))))
+            model.model_validate_json(to_json(_beginning_of(from_json(body))), by_alias=True, by_name=True)
         except ValidationError as of_the_beginning:
             error = of_the_beginning
         if error.error_count() > _MANY:

@@ -30,6 +30,7 @@ static amqp_connection_state_t connected(const char *url) {
     snprintf(copy, sizeof copy, "%s", url);
     amqp_default_connection_info(&where);
     need(amqp_parse_url(copy, &where) == AMQP_STATUS_OK, "AMQP_URL is no URL");
+    if (!*where.vhost) where.vhost = "/";  // the URL ended with a slash
     amqp_connection_state_t connection = amqp_new_connection();
     need(amqp_socket_open(amqp_tcp_socket_new(connection), where.host, where.port) == 0, "no broker there");
     need(is_good(amqp_login(connection, where.vhost, 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, where.user, where.password)),

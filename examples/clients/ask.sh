@@ -4,8 +4,9 @@
 set -eu
 url="${AMQP_URL:-amqp://guest:guest@localhost/%2F}"
 queue="replies.shell.$$.$(od -An -N8 -tx1 /dev/urandom | tr -d ' ')"
-amqp-declare-queue --url "$url" -q "$queue" >/dev/null
+case "$url" in */) url="$url%2F" ;; esac  # librabbitmq reads an empty virtual host as one without a name
+amqp-declare-queue --url "$url" -d -q "$queue" >/dev/null
 trap 'amqp-delete-queue --url "$url" -q "$queue" >/dev/null' EXIT
 amqp-publish --url "$url" -r "predictions.$1" -C application/json -t "$queue" -b "$2"
-timeout 10 amqp-consume --url "$url" -q "$queue" -c 1 cat
+timeout 10 amqp-consume --url "$url" -q "$queue" -c 1 cat || { echo "no answer within 10 s" >&2; exit 1; }
 echo

@@ -21,6 +21,7 @@ from producer import (
     DeadlineExceeded,
     InvalidArgument,
     NoBroker,
+    OutcomeUnknown,
     PredictionClient,
     PredictionError,
     Retries,
@@ -30,6 +31,7 @@ from producer import (
 from tests.books import Report
 from tests.fakes import GatedModel
 from tests.models import Done, Task, events, fresh, oracle, recorded
+from tests.proxy import Proxy
 from tests.real import ForeignClient, embedded, responder_process, settings, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
@@ -302,3 +304,90 @@ async def test_a_hundred_thousand_calls_leave_no_memory_behind(
 
 def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+async def test_one_lost_connection_fails_no_call(servers: Servers, namespace: str) -> None:
+    """As many calls as a client has in flight by default, all of them at work when its replies' connection is cut."""
+    async with (
+        Proxy.running(servers.amqp_url) as proxy,
+        embedded(oracle, settings(servers, namespace)),
+        PredictionClient(proxy.url(servers.amqp_url), namespace=namespace) as client,
+    ):
+        calls = [
+            asyncio.ensure_future(client.predict("oracle", {"number": 3, "seconds": 1.5}, timeout=30))
+            for _ in range(1000)
+        ]
+        await until(lambda: "waiting=1000" in repr(client) and not client._outbox.unconfirmed)
+        proxy.cut()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert Counter(map(repr, answers)) == {"{'square': 9}": 1000}
+
+
+async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace: str) -> None:
+    """While the way to the broker is held: what was cancelled there costs no memory, and no model call later."""
+    model = GatedModel(is_open=True)
+    async with (
+        Proxy.running(servers.amqp_url) as proxy,
+        embedded(model.predictor(), settings(servers, namespace)),
+        PredictionClient(proxy.url(servers.amqp_url), namespace=namespace, retries=NO_RETRIES) as client,
+    ):
+        proxy.hold("up")
+        body = "x" * 100_000
+        for number in range(300):
+            call = asyncio.ensure_future(client.predict("echo", {"text": f"{number} {body}"}))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            call.cancel()
+        await until(lambda: client._outbox.unconfirmed < 150)
+        proxy.release("up")
+        await client.predict("echo", {"text": "last"}, timeout=30)
+    assert len(model.calls) < 150
+
+
+async def test_who_leaves_a_client_can_be_cancelled(servers: Servers) -> None:
+    """The cancellation is not swallowed, and both connections end."""
+    client = PredictionClient(servers.amqp_url)
+
+    async def use() -> None:
+        async with client:
+            inside.set()
+
+    inside = asyncio.Event()
+    task = asyncio.ensure_future(use())
+    await inside.wait()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not client._outbox.is_up
+    assert not client._inbox.is_consuming
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), PredictionClient(servers.amqp_url):
+            await asyncio.Event().wait()
+
+
+async def test_why_nothing_arrives_is_said(servers: Servers, namespace: str) -> None:
+    """An exchange that is not there, and a user who is somebody else: `warm` ends as well."""
+    for options, why in (({"exchange": f"{namespace}nowhere"}, "no exchange"), ({"user_id": "somebody"}, "user_id")):
+        async with PredictionClient(servers.amqp_url, namespace=namespace, **options) as client:  # type: ignore[arg-type]
+            with pytest.raises(PredictionError) as failed:
+                await client.predict("oracle", {"number": 1}, timeout=2)
+            if isinstance(failed.value, DeadlineExceeded):
+                assert why in failed.value.message
+            async with asyncio.timeout(8):
+                with pytest.raises(PredictionError):
+                    await client.warm("oracle", [{"number": 1}], timeout=1)
+
+
+async def test_what_may_have_run_is_not_called_failed(servers: Servers, namespace: str) -> None:
+    """The first attempt was at work when all was lost; the second one finds no queue."""
+    async with Proxy.running(servers.amqp_url) as proxy, ForeignClient.connected(servers.amqp_url) as other:
+        queue = f"{namespace}predictions.gone"
+        await other.channel.declare_queue(queue, durable=True)
+        async with PredictionClient(proxy.url(servers.amqp_url), namespace=namespace) as client:
+            call = asyncio.ensure_future(client.predict("gone", {"number": 1}, timeout=20))
+            assert await other.depth(queue, 1) == 1
+            await other.channel.queue_delete(queue)
+            proxy.cut()
+            with pytest.raises(OutcomeUnknown, match="no queue takes requests"):
+                await call

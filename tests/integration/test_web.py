@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -61,8 +62,8 @@ async def test_a_django_application_asks(served: None) -> None:
 
     answers = await asyncio.gather(*(asyncio.to_thread(post, "ETH/EUR") for _ in range(20)))
     refused = await asyncio.to_thread(post, "")
+    assert sum(thread.name == "prediction client" for thread in threading.enumerate()) == 1
     await asyncio.to_thread(predictions().close)
-    predictions.cache_clear()
     assert {answer.json()["price"] for answer in answers} == {expected(PAIR)}
     assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_ARGUMENT")
 

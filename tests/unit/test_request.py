@@ -1,6 +1,7 @@
 """What a client sends, and what it reads."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,6 +44,13 @@ class Named(BaseModel):
     weight: float = 1.0
 
 
+@dataclass
+class Pair:
+    """A model inside of what is none."""
+
+    named: Named
+
+
 def test_a_model_is_sent_by_its_field_names() -> None:
     """The responder reads fields; a name that is meant for somebody else's output would be a wrong question."""
     assert json.loads(encode_input(Named(pair="a"))) == {"pair": "a", "weight": 1.0}
@@ -50,8 +58,28 @@ def test_a_model_is_sent_by_its_field_names() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [Named(pair="a", weight=float("nan")), float("nan"), [float("inf")], {"a": -float("inf")}, object(), "\ud800"],
-    ids=["nan in a model", "nan", "inf", "-inf", "an object", "a lone surrogate"],
+    [
+        Named(pair="a", weight=float("nan")),
+        {"a": Named(pair="a", weight=float("nan"))},
+        [Named(pair="a", weight=float("inf"))],
+        Pair(Named(pair="a", weight=-float("inf"))),
+        float("nan"),
+        [float("inf")],
+        {"a": -float("inf")},
+        object(),
+        "\ud800",
+    ],
+    ids=[
+        "nan in a model",
+        "nan in a model in a dict",
+        "inf in a model in a list",
+        "-inf in a model in a dataclass",
+        "nan",
+        "inf",
+        "-inf",
+        "an object",
+        "a lone surrogate",
+    ],
 )
 def test_what_is_not_json_is_a_typed_error_before_it_is_sent(value: Any) -> None:
     """Nothing is sent as null in silence."""
