@@ -201,10 +201,10 @@ def main() -> int:
                 else ""
             )
             output.print(f"{one.name}: model calls {made:,}, distinct inputs {inputs:,}{unseen}", highlight=False)
-    draw(runs, calls, options.png)
-    console.print(f"picture: {options.png}")
     for text in broken:
-        console.print(f"[red]{text}[/red]")
+        console.print(text, style="red", markup=False)
+    draw(runs, calls, options.png)
+    console.print(f"picture: {options.png}", markup=False)
     return 1 if broken else 0
 
 

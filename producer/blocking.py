@@ -73,10 +73,7 @@ class BlockingPredictionClient:
         self.close()
 
     def close(self) -> None:
-        """End it. Calls of other threads end with OutcomeUnknown or NoBroker.
-
-        To close twice is harmless, and so is to close it in a process that was forked while it was open.
-        """
+        """End it. Calls of other threads end with OutcomeUnknown or NoBroker. Twice, or after a fork, is harmless."""
         if self._pid != os.getpid():
             return
         with self._opening:

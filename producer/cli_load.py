@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from producer.cli_options import (
     HOW,
@@ -44,7 +46,7 @@ Requests = Annotated[int | None, _option(WHEN, "with --closed: so many in all, i
 For = Annotated[str | None, _option(WHEN, "how long: 30s, 5m \\[default: 10s]", "--for", show_default=False)]
 WarmUp = Annotated[str, _option(WHEN, "how long before that; not counted")]
 Keys = Annotated[str, _option(WHAT, "how often which input: uniform, zipf:1.1, distinct, in-turn, file:PATH")]
-Count = Annotated[int, _option(WHAT, "how many inputs a template or a schema makes", "--inputs", min=1)]
+Count = Annotated[int, _option(WHAT, "how many inputs a template or a schema makes", "--inputs", min=1, max=10_000_000)]
 Payloads = Annotated[Path | None, _option(WHAT, "inputs: a file of JSON Lines")]
 TemplateText = Annotated[
     str | None, _option(WHAT, "inputs: JSON with {key} for the number", "--template", metavar="JSON")
@@ -128,6 +130,8 @@ def load(
             processes=processes,
             seed=seed,
         )
+        _can_be_written("--png", png)
+        _can_be_written("--html", html)
         thresholds = Thresholds.parse(max_errors, p50=max_p50, p95=max_p95, p99=max_p99)
     except ValueError as error:
         _end(USAGE, str(error))
@@ -141,10 +145,11 @@ def load(
         try:
             with progress(console) as tell:
                 runs.append(run(one, name, tell))
-        except LoadFailed as error:
-            _end(FAILED, str(error))
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+        except (LoadFailed, KeyboardInterrupt) as error:
+            if not runs:
+                _end(*((FAILED, str(error)) if isinstance(error, LoadFailed) else (INTERRUPTED, "")))
+            broken.append(f"{name}: {error or 'interrupted'}")
+            break
         # What is only there to be compared with may be refused as much as it likes.
         limits = thresholds if one is plan else Thresholds(errors=math.inf)
         broken += [f"{name}: {text}" if name else text for text in limits.broken_by(runs[-1])]
@@ -167,28 +172,43 @@ def _show(runs: "Sequence[Run]", broken: Sequence[str], console: Console, *, as_
         output.print(report.table(runs))
         for run in runs:
             for name, text in report.lines(run):
-                output.print(f"{run.name + ', ' if run.name else ''}{name}: {text}", highlight=False, soft_wrap=True)
+                _say(output, escape(f"{run.name + ', ' if run.name else ''}{name}: {text}"))
     for note in dict.fromkeys(text for run in runs for text in report.warnings(run)):
-        console.print(f"[yellow]note[/yellow] {note}", highlight=False, soft_wrap=True)
+        _say(console, f"[yellow]note[/yellow] {escape(note)}")
     for text in broken:
-        console.print(f"[red]broken[/red] {text}", highlight=False, soft_wrap=True)
+        _say(console, f"[red]broken[/red] {escape(text)}")
+
+
+def _say(console: Console, markup: str) -> None:
+    console.print(markup, highlight=False, soft_wrap=True)
 
 
 def _write(runs: "Sequence[Run]", broken: Sequence[str], console: Console, png: Path | None, html: Path | None) -> None:
+    if png is None and html is None:
+        return
+    from producer.load import page, plots
+
     about = _about(runs[-1].plan)
-    try:
-        if png is not None:
-            from producer.load import plots
+    writers: list[tuple[str, Path | None, Callable[[Path], None]]] = [
+        ("picture", png, lambda path: plots.png(runs, path, about)),
+        ("report", html, lambda path: page.write(runs, broken, path, about)),
+    ]
+    for what, path, write in writers:
+        if path is not None:
+            try:
+                write(path)
+            except OSError as error:
+                _end(FAILED, f"cannot write {path}: {error.strerror}")
+            _say(console, escape(f"{what}: {path}"))
 
-            plots.png(runs, png, about)
-            console.print(f"picture: {png}", highlight=False, soft_wrap=True)
-        if html is not None:
-            from producer.load import page
 
-            page.write(runs, broken, html, about)
-            console.print(f"report: {html}", highlight=False, soft_wrap=True)
-    except OSError as error:
-        _end(FAILED, f"cannot write {error.filename}: {error.strerror}")
+def _can_be_written(option: str, path: Path | None) -> None:
+    """Seen before the run, and not after it."""
+    suffix = f".{option.removeprefix('--')}"
+    if path is not None and path.suffix != suffix:
+        raise ValueError(f"{option} {path}: a name that ends with {suffix}")
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{option} {path}: no folder that can be written to")
 
 
 def _about(plan: "Plan") -> str:

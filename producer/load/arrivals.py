@@ -37,6 +37,11 @@ class OpenLoop:
         return (self.rate + (self.rate if self.last_rate is None else self.last_rate)) / 2 * self.duration_s
 
     @property
+    def planned(self) -> float:
+        """The same, with those of the warm-up."""
+        return self.total + self.rate * self.warm_up_s
+
+    @property
     def highest_rate(self) -> float:
         """Of all moments."""
         return max(self.rate, self.last_rate or 0.0)
@@ -86,6 +91,11 @@ class ClosedLoop:
     requests: int | None = None
     think_s: float = 0.0
     warm_up_s: float = 0.0
+
+    @property
+    def planned(self) -> int:
+        """How many requests there are at least."""
+        return self.requests or 0
 
     def share(self, number: int | None, process: int, processes: int) -> int | None:
         """What one of several processes has of a number."""

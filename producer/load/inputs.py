@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from producer.errors import PredictionError
 from producer.request import encode_input
 
 KEY = "{key}"
 AT_ONCE = 4096  # numbers drawn at a time
+MAX_EXPONENT = 20
 BASE = 2**40  # distinct inputs of two runs are not the same ones
 
 
@@ -42,11 +44,14 @@ class Popularity:
         name, _, rest = text.partition(":")
         if name == "zipf":
             try:
-                return cls(name, float(rest or "1"))
+                exponent = float(rest or "1")
             except ValueError:
                 raise InputsUnusable(f"--keys {text}: not a number: {rest!r}") from None
+            if not 0 <= exponent <= MAX_EXPONENT:
+                raise InputsUnusable(f"--keys {text}: an exponent from 0 to {MAX_EXPONENT}, e.g. 1.1")
+            return cls(name, exponent)
         if name == "file":
-            lines = [line.strip() for line in _lines(Path(rest), "--keys")]
+            lines = [line.strip() for line in _lines(Path(rest), "--keys").values()]
             numbers = {line: number for number, line in enumerate(dict.fromkeys(lines))}
             return cls(name, trace=tuple(numbers[line] for line in lines))
         if name in ("uniform", "distinct", "in-turn") and not rest:
@@ -64,6 +69,7 @@ class Inputs:
         count: how many inputs there are.
         popularity: how often which is asked for.
         results: what the model is to answer, as JSON values in the order of `bodies`; any other answer is wrong.
+        same: for each of the bodies the number of the first one that is equal to it.
     """
 
     bodies: Sequence[bytes] = ()
@@ -71,6 +77,7 @@ class Inputs:
     count: int = 1000
     popularity: Popularity = Popularity()
     results: Sequence[Any] = ()
+    same: Sequence[int] = ()
 
     @classmethod
     def listed(cls, inputs: Iterable[Any], popularity: Popularity, results: Sequence[Any] = ()) -> "Inputs":
@@ -79,14 +86,21 @@ class Inputs:
         Raises:
             InputsUnusable: there are none, or not as many results.
         """
-        bodies = tuple(map(encode_input, inputs))
+        bodies: list[bytes] = []
+        try:
+            for one in inputs:
+                bodies.append(encode_input(one))  # noqa: PERF401 - the error says which one it was
+        except PredictionError as error:
+            raise InputsUnusable(f"input {len(bodies) + 1}: {error.message}") from None
         if not bodies:
             raise InputsUnusable("there are no inputs")
         if results and len(results) != len(bodies):
             raise InputsUnusable(f"{len(results)} results are expected for {len(bodies)} inputs: give one for each")
         if max(popularity.trace, default=0) >= len(bodies):
             raise InputsUnusable(f"--keys names {max(popularity.trace) + 1} inputs, and there are {len(bodies)}")
-        return cls(bodies, "", len(bodies), popularity, tuple(results))
+        first: dict[bytes, int] = {}
+        same = tuple(first.setdefault(body, number) for number, body in enumerate(bodies))
+        return cls(tuple(bodies), "", len(bodies), popularity, tuple(results), same)
 
     @classmethod
     def of_template(cls, template: str, count: int, popularity: Popularity) -> "Inputs":
@@ -115,8 +129,8 @@ class Inputs:
         sys.path.insert(0, "")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InputsUnusable(f"--schema {name}: {error}; give module:Model") from None
+        except Exception as error:  # noqa: BLE001 - whatever that module does
+            raise InputsUnusable(f"--schema {name}: {type(error).__name__}: {error}; give module:Model") from None
         finally:
             sys.path.remove("")
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
@@ -134,10 +148,14 @@ class Inputs:
         return self.bodies[key] if self.bodies else self.template.replace(KEY, str(key)).encode()
 
     def keys(self, process: int, processes: int, random: Random) -> Iterator[int]:
-        """The numbers that one of several processes asks for, without end.
+        """The numbers that one of several processes asks for, without end; equal inputs have one number.
 
         Distinct ones end where there are no more inputs.
         """
+        keys = self._keys(process, processes, random)
+        return map(self.same.__getitem__, keys) if self.same else keys
+
+    def _keys(self, process: int, processes: int, random: Random) -> Iterator[int]:
         drawn = np.random.default_rng(random.getrandbits(63))
         match self.popularity.name:
             case "distinct" if self.bodies:
@@ -163,19 +181,21 @@ def read_json_lines(path: Path, option: str) -> list[Any]:
         InputsUnusable: it cannot be read; the line is named.
     """
     values = []
-    for number, line in enumerate(_lines(path, option), 1):
+    for number, line in _lines(path, option).items():
         try:
             values.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputsUnusable(f"{option} {path}, line {number}: not JSON: {error}") from None
     return values
 
 
-def _lines(path: Path, option: str) -> list[str]:
+def _lines(path: Path, option: str) -> dict[int, str]:
+    """By number, those that are empty left out. JSON has characters inside of strings that end a line elsewhere."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputsUnusable(f"{option} {path}: {error}") from None
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
         raise InputsUnusable(f"{option} {path}: it is empty")
     return lines

@@ -1,49 +1,15 @@
 """Which requests are under way, and how the others ended."""
 
-from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from producer.errors import PredictionError
+from producer.load.shipment import Calls, Shipment
 from producer.prediction import Prediction
 
 LATE_S = 0.5  # the responder says that it is too late when the time is over; that reply still has to come
+ASKED_NOBODY = frozenset({"hit", "stale", "collapsed", "none"})  # cache statuses
 WRONG, MISSING, NOT_SENT, NO_BROKER = "WRONG_REPLY", "NO_REPLY", "NOT_SENT", "NO_BROKER"
-
-
-@dataclass
-class Calls:
-    """Requests that ended alike: when they were to begin and how long they took, in seconds, and their inputs."""
-
-    due: "array[float]" = field(default_factory=lambda: array("d"))
-    took: "array[float]" = field(default_factory=lambda: array("d"))
-    keys: "array[int]" = field(default_factory=lambda: array("q"))
-
-
-@dataclass
-class Shipment:
-    """What one process has to say of the last moments.
-
-    Attributes:
-        answers: by cache status.
-        failures: by error code.
-        behind_s: how much later than planned each request was sent.
-        in_flight: how many requests have not ended.
-        unawaited: replies to no request of ours, or to one that had ended.
-        cpu_s: the processor time of this process since it began to send.
-        is_last: whether it has ended.
-    """
-
-    answers: dict[str, Calls] = field(default_factory=dict)
-    failures: dict[str, Calls] = field(default_factory=dict)
-    behind_s: "array[float]" = field(default_factory=lambda: array("d"))
-    in_flight: int = 0
-    unawaited: int = 0
-    cpu_s: float = 0.0
-    is_last: bool = False
 
 
 class Ledger:
@@ -65,10 +31,10 @@ class Ledger:
         on_end: Callable[[bytes], None] = lambda _identifier: None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._results = [_written(result) for result in results]
+        self._results = results
         self._same_answers = same_answers
         self._on_end = on_end
-        self._seen: dict[int, bytes] = {}
+        self._seen: dict[int, Any] = {}
         self._waiting: dict[bytes, tuple[float, int]] = {}  # in the order in which their time ends
         self._shipment = Shipment()
 
@@ -82,6 +48,7 @@ class Ledger:
         """A request is sent now that was due before, or now."""
         self._waiting[identifier] = due, key
         if due >= 0:
+            self._shipment.sent += 1
             self._shipment.behind_s.append(now - due)
 
     def end(self, identifier: bytes, outcome: Prediction | PredictionError | str, now: float) -> None:
@@ -90,6 +57,8 @@ class Ledger:
         if isinstance(outcome, Prediction):
             if not self._is_right(key, outcome.value):
                 self.fail(WRONG, due, now, key)
+                if due >= 0 and outcome.cache_status.kind not in ASKED_NOBODY:
+                    self._shipment.asked_model.append(key)
             elif due >= 0:
                 _note(self._shipment.answers, outcome.cache_status.kind, due, now, key)
         elif isinstance(outcome, PredictionError):
@@ -116,22 +85,28 @@ class Ledger:
         for identifier in list(self._waiting):
             self.end(identifier, code, now)
 
+    def give_up(self, now: float) -> None:
+        """The run is ended: what has not been answered by now has not failed, and is not forgotten."""
+        self._shipment.unfinished_s.extend(now - due for due, _ in self._waiting.values() if due >= 0)
+        for identifier in list(self._waiting):
+            del self._waiting[identifier]
+            self._on_end(identifier)
+
     def note_unawaited(self) -> None:
         """A reply to nobody has come."""
         self._shipment.unawaited += 1
 
-    def shipment(self, cpu_s: float, *, is_last: bool = False) -> Shipment:
+    def shipment(self) -> Shipment:
         """What has been noted since the last one."""
         shipment, self._shipment = self._shipment, Shipment()
-        shipment.in_flight, shipment.cpu_s, shipment.is_last = len(self._waiting), cpu_s, is_last
+        shipment.in_flight = len(self._waiting)
         return shipment
 
     def _is_right(self, key: int, value: Any) -> bool:
         if self._results:
-            return _written(value) == self._results[key]
+            return is_same_json(value, self._results[key])
         if self._same_answers:
-            written = _written(value)
-            return self._seen.setdefault(key, written) == written
+            return is_same_json(value, self._seen.setdefault(key, value))
         return True
 
 
@@ -144,5 +119,10 @@ def _note(calls: dict[str, Calls], kind: str, due: float, now: float, key: int) 
     ended.keys.append(key)
 
 
-def _written(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+def is_same_json(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same: 4 and 4.0 are, 1 and true are not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(is_same_json(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same_json, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -28,7 +28,7 @@ def progress(console: Console) -> Iterator[Tell]:
         nonlocal said_at
         if time.monotonic() - said_at >= SAY_EVERY_S:
             said_at = time.monotonic()
-            console.print(line(run, now_s), highlight=False, soft_wrap=True)
+            console.print(line(run, now_s), highlight=False, markup=False, soft_wrap=True)
 
     yield tell
 

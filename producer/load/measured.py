@@ -11,18 +11,37 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from producer.load.arrivals import ClosedLoop
-from producer.load.ledger import MISSING, NOT_SENT, WRONG, Calls, Shipment
+from producer.load.ledger import ASKED_NOBODY, MISSING, WRONG
 from producer.load.plan import Plan
+from producer.load.shipment import Calls, Shipment
 
 MAX_US = 3_600_000_000
 CELLS = 480
 FIRST_CELL_S = 0.125
 POINTS_KEPT = 6  # of each cell and status, to be drawn, and the slowest
-ASKED_NOBODY = frozenset({"hit", "stale", "collapsed", "none"})
 PERCENTILES = (50, 95, 99, 99.9)
 
 
 Point = tuple[float, float]
+
+
+class Histogram(HdrHistogram):  # type: ignore[misc] # it has no types
+    """Of microseconds; it knows its mean exactly, and without a walk over its counters."""
+
+    def __init__(self, digits: int = 3) -> None:
+        super().__init__(1, MAX_US, digits)
+        self.sum_us = 0
+
+    def record(self, values_us: "np.ndarray[Any, Any]") -> None:
+        """Take values in."""
+        self.sum_us += int(values_us.sum())
+        for value, count in zip(*(part.tolist() for part in np.unique(values_us, return_counts=True)), strict=True):
+            self.record_value(value, count)
+
+    def add(self, other: "Histogram") -> None:
+        """Become both."""
+        super().add(other)
+        self.sum_us += other.sum_us
 
 
 @dataclass
@@ -37,7 +56,7 @@ class Cell:
         slowest: the slowest answer of each status.
     """
 
-    latency_us: HdrHistogram = field(default_factory=lambda: HdrHistogram(1, MAX_US, 2))
+    latency_us: Histogram = field(default_factory=lambda: Histogram(2))
     answers: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     ended: int = 0
@@ -67,9 +86,9 @@ class Run:
 
     def __init__(self, plan: Plan, name: str = "") -> None:
         self.plan, self.name = plan, name
-        self.latency_us: dict[str, HdrHistogram] = {}
-        self.failed_us: dict[str, HdrHistogram] = {}
-        self.behind_us = HdrHistogram(1, MAX_US, 3)
+        self.latency_us: dict[str, Histogram] = {}
+        self.failed_us: dict[str, Histogram] = {}
+        self.behind_us = Histogram()
         self.cells: dict[int, Cell] = defaultdict(Cell)
         self.cell_s = FIRST_CELL_S
         self.model_calls = 0
@@ -81,7 +100,10 @@ class Run:
         self.unawaited = 0
         self.in_flight: dict[int, int] = {}
         self.cpu_s: dict[int, float] = {}
-        self.last_end_s = 0.0
+        self.last_end_s = self.now_s = 0.0
+        self.sent = 0
+        self.unfinished_us = Histogram()
+        self.problem: str | None = None
         self.is_interrupted = False
         self._random = Random(1)
 
@@ -93,19 +115,28 @@ class Run:
         self.in_flight[process] = shipment.in_flight
         self.cpu_s[process] = shipment.cpu_s
         self.unawaited += shipment.unawaited
-        _record(self.behind_us, _us(np.frombuffer(shipment.behind_s)))
+        self.sent += shipment.sent
+        self.now_s = max(self.now_s, shipment.now_s)
+        self.problem = shipment.problem or self.problem
+        self.model_calls += len(shipment.asked_model)
+        if self._remembers_inputs:
+            self.inputs.update(shipment.asked_model)
+            self.calls.update(shipment.asked_model)
+        self.unfinished_us.record(_us(np.frombuffer(shipment.unfinished_s)))
+        self.behind_us.record(_us(np.frombuffer(shipment.behind_s)))
         for status, calls in shipment.answers.items():
             self._add_answers(status, calls)
         for code, calls in shipment.failures.items():
             due, took = np.frombuffer(calls.due), np.frombuffer(calls.took)
-            _record(self.failed_us.setdefault(code, HdrHistogram(1, MAX_US, 3)), _us(took))
+            self.failed_us.setdefault(code, Histogram()).record(_us(took))
             for cell, here in self._cells_of(due):
                 cell.failures += int(np.count_nonzero(here))
+            self.last_end_s = max(self.last_end_s, float((due + took).max()))
 
     def _add_answers(self, status: str, calls: Calls) -> None:
         due, took = np.frombuffer(calls.due), np.frombuffer(calls.took)
         took_us, ended = _us(took), due + took
-        _record(self.latency_us.setdefault(status, HdrHistogram(1, MAX_US, 3)), took_us)
+        self.latency_us.setdefault(status, Histogram()).record(took_us)
         if self._remembers_inputs:
             self.inputs.update(calls.keys)
         else:
@@ -115,7 +146,7 @@ class Run:
             if self._remembers_inputs:
                 self.calls.update(calls.keys)
         for cell, here in self._cells_of(due):
-            _record(cell.latency_us, took_us[here])
+            cell.latency_us.record(took_us[here])
             cell.answers[status] += int(np.count_nonzero(here))
             points = list(zip(due[here].tolist(), took[here].tolist(), strict=True))
             cell.slowest[status] = max(*points, cell.slowest.get(status, points[0]), key=_took)
@@ -175,18 +206,20 @@ class Run:
         return sum(self.failures.values())
 
     @property
-    def all_us(self) -> HdrHistogram:
+    def all_us(self) -> Histogram:
         """The latencies of all correct replies."""
-        whole = HdrHistogram(1, MAX_US, 3)
+        whole = Histogram()
         for histogram in self.latency_us.values():
             whole.add(histogram)
         return whole
 
     @property
     def seconds(self) -> float:
-        """How long the run was: as long as planned, or until the last answer of one that ends with its requests."""
-        planned = None if self.is_interrupted else self.plan.arrivals.duration_s
-        return planned or max(self.last_end_s, 1e-9)
+        """How long the run was: as long as planned, or until it was ended or its last request had ended."""
+        planned_s = self.plan.arrivals.duration_s
+        if planned_s and not self.is_closed and not self.is_interrupted:
+            return planned_s
+        return max(0.001, min(planned_s or math.inf, self.now_s if self.is_interrupted else self.last_end_s))
 
     @property
     def is_closed(self) -> bool:
@@ -207,11 +240,13 @@ class Run:
             "seconds": round(self.seconds, 3),
             "requests": made,
             "offered_per_s": None if self.is_closed else round(made / self.seconds, 1),
-            "sent_per_s": round((made - failures.get(NOT_SENT, 0)) / self.seconds, 1),
+            "sent_per_s": round(self.sent / max(self.seconds, self.behind_us.get_max_value() / 1e6), 1),
             "goodput_per_s": round(self.in_time / self.seconds, 1),
             "answers": self.answered,
             "wrong": failures.get(WRONG, 0),
             "missing": failures.get(MISSING, 0),
+            "unfinished": self.unfinished_us.get_total_count(),
+            "unfinished_after": latency(self.unfinished_us),
             "errors": failures,
             "unawaited_replies": self.unawaited,
             "latency": {status: latency(histogram) for status, histogram in self.by_status().items()},
@@ -221,31 +256,26 @@ class Run:
             "model_calls_per_input": round(self.model_calls / inputs, 3) if inputs else None,
             "most_calls_of_one_input": max(self.calls.values(), default=min(1, self.model_calls)),
             "behind_schedule": latency(self.behind_us),
-            "tool_cpu_share": round(max(self.cpu_s.values(), default=0.0) / (self.seconds + warm_up_s), 3),
+            "tool_cpu_share": round(max(self.cpu_s.values(), default=0.0) / max(0.001, self.now_s + warm_up_s), 3),
         }
 
-    def by_status(self) -> dict[str, HdrHistogram]:
+    def by_status(self) -> dict[str, Histogram]:
         """Latencies in microseconds: of all answers, then by cache status."""
         return {"all": self.all_us} | dict(sorted(self.latency_us.items()))
 
 
-def latency(histogram: HdrHistogram) -> dict[str, float]:
+def latency(histogram: Histogram) -> dict[str, float]:
     """Count, mean, percentiles and maximum, in milliseconds."""
     count = histogram.get_total_count()
     if not count:
         return {"count": 0}
     shown = {f"p{percent:g}_ms": histogram.get_value_at_percentile(percent) for percent in PERCENTILES}
-    in_us = {"mean_ms": histogram.get_mean_value()} | shown | {"max_ms": histogram.get_max_value()}
+    in_us = {"mean_ms": histogram.sum_us / count} | shown | {"max_ms": histogram.get_max_value()}
     return {"count": count} | {name: round(value / 1000, 3) for name, value in in_us.items()}
 
 
 def _us(seconds: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.clip(np.rint(seconds * 1e6), 1, MAX_US).astype(np.int64)
-
-
-def _record(histogram: HdrHistogram, values: "np.ndarray[Any, Any]") -> None:
-    for value, count in zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True):
-        histogram.record_value(value, count)
 
 
 def _took(point: Point) -> float:

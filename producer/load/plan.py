@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from producer.load.arrivals import Arrivals
+from producer.load.arrivals import Arrivals, ClosedLoop
 from producer.load.inputs import Inputs
 
 
@@ -48,6 +48,16 @@ class Plan:
     processes: int = 1
     seed: int = 1
     max_in_flight: int = 50_000
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: it cannot be done; the message says what to change."""
+        if self.same_answers and self.processes > 1:
+            raise ValueError("--same-answers is compared within one process: without --processes")
+        arrivals, inputs = self.arrivals, self.inputs
+        if isinstance(arrivals, ClosedLoop) and arrivals.in_flight > self.max_in_flight * self.processes:
+            raise ValueError(f"--closed: {self.max_in_flight:,} in each process at most")
+        if inputs.popularity.name == "distinct" and inputs.bodies and inputs.count < int(arrivals.planned):
+            raise ValueError(f"--keys distinct: {inputs.count:,} inputs for {arrivals.planned:,.0f} requests")
 
     def random(self, process: int) -> Random:
         """What one of the processes draws from; no two of them alike."""

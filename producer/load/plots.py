@@ -11,11 +11,10 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from producer.load.measured import Run
+from producer.load.measured import Histogram, Run
 from producer.load.report import statuses
 
 COLOURS = {
@@ -174,7 +173,7 @@ def _shares(count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     return 1 - 10 ** -np.linspace(0, nines, 160)
 
 
-def _at(histogram: HdrHistogram, share: float) -> float:
+def _at(histogram: Histogram, share: float) -> float:
     return float(histogram.get_value_at_percentile(share * 100)) / 1000
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from producer.load.arrivals import ClosedLoop
 from producer.load.given import seconds_of
 from producer.load.measured import Run
 
@@ -58,6 +59,9 @@ class Thresholds:
                 broken.append(
                     f"{name} was {_ms(reached_ms)} ms, at most {_ms(at_most_s * 1000)} is allowed (--max-{name})"
                 )
+        planned = run.plan.arrivals.requests if isinstance(run.plan.arrivals, ClosedLoop) else None
+        if planned is not None and facts["requests"] < planned and not run.is_interrupted:
+            broken.append(f"only {facts['requests']:,} of {planned:,} requests were made: the inputs ended")
         if not run.answered and not run.is_interrupted:
             broken.append("no request was answered")
         return broken
@@ -77,7 +81,16 @@ def warnings(run: Run) -> list[str]:
             "cannot make this load. It is part of the latencies; try a lower --rate or more --processes"
         )
     if facts["errors"].get("NOT_SENT"):
-        said.append(f"{facts['errors']['NOT_SENT']:,} requests were not sent, because too many were in flight")
+        said.append(
+            f"{facts['errors']['NOT_SENT']:,} requests were not sent: too many were in flight, or their time was over "
+            "before this tool came to them"
+        )
+    if facts["unfinished"]:
+        oldest = _ms(facts["unfinished_after"]["max_ms"])
+        count = facts["unfinished"]
+        said.append(f"{count:,} requests were unfinished when the run was ended, the oldest for {oldest} ms")
+    if run.problem is not None:
+        said.append(f"a connection to the broker: {run.problem}")
     return said
 
 

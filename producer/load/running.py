@@ -1,15 +1,18 @@
 """Several processes as one run."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
-from producer.load.ledger import Shipment
 from producer.load.measured import Run
 from producer.load.plan import Plan
+from producer.load.shipment import Shipment
 from producer.load.worker import work
 
 LEAD_S = 0.05  # from the word to the moment
@@ -32,7 +35,7 @@ def run(plan: Plan, name: str = "", on_progress: Callable[[Run, float], None] = 
         LoadFailed: the broker cannot be reached, or a process died.
     """
     measured = Run(plan, name)
-    with _processes(plan) as (orders, reports):
+    with _processes(plan) as (orders, reports), _interrupts() as interrupted:
         for pipe in reports:
             if (problem := _receive(pipe)) is not None:
                 raise LoadFailed(str(problem))
@@ -41,22 +44,47 @@ def run(plan: Plan, name: str = "", on_progress: Callable[[Run, float], None] = 
             pipe.send(began)
         numbers = {pipe: number for number, pipe in enumerate(reports)}
         while numbers:
-            try:
-                for ready in connection.wait(list(numbers), timeout=0.25):
-                    assert isinstance(ready, Connection)
-                    shipment = _receive(ready)
-                    assert isinstance(shipment, Shipment)
-                    measured.add(numbers[ready], shipment)
-                    if shipment.is_last:
-                        del numbers[ready]
-                on_progress(measured, time.monotonic() - began)
-            except KeyboardInterrupt:
-                if measured.is_interrupted:
-                    raise
+            for ready in connection.wait(list(numbers), timeout=0.25):
+                assert isinstance(ready, Connection)
+                shipment = _receive(ready)
+                if not isinstance(shipment, Shipment):
+                    raise LoadFailed(str(shipment))
+                measured.add(numbers[ready], shipment)
+                if shipment.is_last:
+                    del numbers[ready]
+            on_progress(measured, time.monotonic() - began)
+            if interrupted() and not measured.is_interrupted:
                 measured.is_interrupted = True
                 for pipe in orders:
                     pipe.close()
     return measured
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C has been pressed: an exception might strike while a report is taken in. The second one raises."""
+    pressed = False
+
+    def press(_number: int, _frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    with _on_ctrl_c(press):
+        yield lambda: pressed
+
+
+@contextmanager
+def _on_ctrl_c(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another thread's
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -74,17 +102,20 @@ def _processes(plan: Plan) -> Iterator[tuple[list[Connection], list[Connection]]
             theirs = their_orders, their_reports
             process = context.Process(target=work, args=(plan, number, *theirs), name=f"load {number}", daemon=True)
             processes.append(process)
-            process.start()
+            with _on_ctrl_c(signal.SIG_IGN):  # which they inherit: it reaches the whole group, and we say what to do
+                process.start()
             for pipe in theirs:
                 pipe.close()
         yield orders, reports
     finally:
         for pipe in (*orders, *reports):
             pipe.close()
+        give_up_at = time.monotonic() + ENDS_S
         for process in processes:
-            process.join(ENDS_S)
+            process.join(max(0.0, give_up_at - time.monotonic()))
             if process.is_alive():
                 process.kill()
+                process.join()
 
 
 def _receive(pipe: Connection) -> object:

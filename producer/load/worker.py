@@ -5,8 +5,8 @@ import contextlib
 import gc
 import itertools
 import logging
+import math
 import selectors
-import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 
 from lane import Amqp, Binding, Consumer, Fate, Message, Publisher, QueueSpec
+from producer.errors import PredictionError
 from producer.load.arrivals import ClosedLoop, OpenLoop
 from producer.load.ledger import NO_BROKER, NOT_SENT, Ledger
 from producer.load.plan import Plan
+from producer.load.shipment import Shipment
 from producer.many import error_of_fate
 from producer.prediction import REPLY_HEADERS, prediction_of
 from producer.request import RequestWriter
@@ -27,7 +29,7 @@ SWEEP_EVERY_S = 0.05
 # requests a second in a write each 2 ms, and not in one each half millisecond. So few are on time, and many are cheap.
 WAKE_S, WAKE_S_PER_RATE = (0.0005, 0.002), 0.002 / 15_000
 AT_ONCE = 500  # requests in one write
-CONNECT_TIMEOUT_S = 10.0
+MIN_CONNECT_S, MAX_CONNECT_S = 2.0, 10.0
 
 
 class Worker:
@@ -57,36 +59,63 @@ class Worker:
         self._identifiers = (b"%b-%d" % (session, number) for number in itertools.count(1))
         self._requesters: dict[bytes, asyncio.Future[None]] = {}
         self._began = self._cpu_before = 0.0
-        self._is_cut = False
+        self._inbox: Consumer
+        self._outbox: Publisher
+        self._heard = asyncio.Event()  # something from the parent, or of its end
 
     async def run(self) -> None:
         """Connect, say so, wait for the moment to begin, and make requests until the plan or the parent ends it."""
-        async with self._lane() as (inbox, outbox):
-            try:
-                async with asyncio.timeout(min(CONNECT_TIMEOUT_S, self._plan.timeout_s)):
-                    await outbox.up()
-                    await inbox.consuming()
-            except TimeoutError:
-                why = outbox.last_error or inbox.last_error or "no answer"
-                self._reports.send(f"the broker cannot be reached: {why}")
-                return
-            self._reports.send(None)
-            self._began = await asyncio.to_thread(self._orders.recv)
-            asyncio.get_running_loop().add_reader(self._orders.fileno(), self._cut)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(100_000)
-            self._cpu_before = time.process_time()
-            reader = asyncio.create_task(self._read(inbox))
-            arrivals = self._plan.arrivals
-            sends = self._on_schedule if isinstance(arrivals, OpenLoop) else self._in_turn
-            sender = asyncio.create_task(sends(inbox, outbox))
-            try:
-                await self._until_all_have_ended(sender, reader)
-            finally:
-                sender.cancel()
-        await reader
-        await self._ship(is_last=True)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._orders.fileno(), self._heard.set)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000)
+        try:
+            async with self._lane() as (self._inbox, self._outbox):
+                if not await self._connected():
+                    return
+                self._report(None)
+                await self._heard.wait()
+                loop.remove_reader(self._orders.fileno())  # with its callback, which may be on its way
+                self._began = self._orders.recv()
+                self._heard.clear()
+                loop.add_reader(self._orders.fileno(), self._heard.set)
+                self._cpu_before = time.process_time()
+                await self._work(self._inbox, self._outbox)
+        finally:
+            loop.remove_reader(self._orders.fileno())
+        self._report(self._shipment(is_last=True))
+
+    async def _connected(self) -> bool:
+        """Whether there is a broker, and still somebody who wants the load."""
+        connecting = asyncio.ensure_future(self._both_are_up())
+        hearing = asyncio.ensure_future(self._heard.wait())
+        try:
+            timeout_s = max(MIN_CONNECT_S, min(MAX_CONNECT_S, self._plan.timeout_s))
+            await asyncio.wait({connecting, hearing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done() and not hearing.done():
+                why = self._outbox.last_error or self._inbox.last_error or "no answer"
+                self._report(f"the broker cannot be reached: {why}")
+            return connecting.done() and not hearing.done()
+        finally:
+            connecting.cancel()
+            hearing.cancel()
+
+    async def _both_are_up(self) -> None:
+        await self._outbox.up()
+        await self._inbox.consuming()
+
+    async def _work(self, inbox: Consumer, outbox: Publisher) -> None:
+        reader = asyncio.create_task(self._read(inbox))
+        sends = self._on_schedule if isinstance(self._plan.arrivals, OpenLoop) else self._in_turn
+        sender = asyncio.create_task(sends(inbox, outbox))
+        try:
+            await self._until_all_have_ended(sender, reader)
+        finally:
+            self._ledger.give_up(self._now())
+            sender.cancel()
+            await inbox.stop()
+            await asyncio.wait({sender, reader})
 
     @asynccontextmanager
     async def _lane(self) -> AsyncIterator[tuple[Consumer, Publisher]]:
@@ -130,38 +159,38 @@ class Worker:
     async def _in_turn(self, inbox: Consumer, outbox: Publisher) -> None:
         assert isinstance(self._plan.arrivals, ClosedLoop)
         arrivals, process, processes = self._plan.arrivals, self._number, self._plan.processes
-        left = arrivals.share(arrivals.requests, process, processes)
+        requesters = arrivals.share(arrivals.in_flight, process, processes) or 0
+        left = arrivals.share(arrivals.requests, process, min(processes, arrivals.in_flight))
+        ends_at = math.inf if arrivals.duration_s is None else arrivals.duration_s
 
         async def requester() -> None:
             """It says itself when its next request is due."""
             nonlocal left
             await asyncio.sleep(-arrivals.warm_up_s - self._now())
-            while True:
-                due = self._now()
-                if left == 0 or due >= (arrivals.duration_s or due + 1):
-                    return
-                if (key := next(self._keys, None)) is None:
-                    return
+            while left != 0 and (due := self._now()) < ends_at and (key := next(self._keys, None)) is not None:
                 left = left - 1 if left is not None and due >= 0 else left
-                if (message := self._message(due, key, due, inbox)) is not None:
+                message = self._message(due, key, due, inbox)
+                if message is not None:
                     assert message.correlation_id is not None
                     ended = self._requesters[message.correlation_id] = asyncio.get_running_loop().create_future()
                     outbox.send((message,))
                     await ended
-                await asyncio.sleep(arrivals.think_s if message is not None else SWEEP_EVERY_S)
+                pause_s = arrivals.think_s if message is not None else SWEEP_EVERY_S
+                if left != 0:
+                    await asyncio.sleep(min(pause_s, max(0.0, ends_at - self._now())))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(arrivals.share(arrivals.in_flight, process, processes) or 0):
+            for _ in range(requesters):
                 group.create_task(requester())
 
     def _message(self, due: float, key: int, now: float, inbox: Consumer) -> Message | None:
         """A request, entered in the ledger; None if it cannot be made."""
-        if not inbox.is_consuming or len(self._ledger) >= self._plan.max_in_flight:
+        left_s = self._plan.timeout_s - (now - due)
+        if not inbox.is_consuming or len(self._ledger) >= self._plan.max_in_flight or left_s <= 0:
             self._ledger.fail(NOT_SENT if inbox.is_consuming else NO_BROKER, due, now, key)
             return None
         identifier = next(self._identifiers)
         self._ledger.begin(identifier, due, now, key)
-        left_s = max(0.001, self._plan.timeout_s - (now - due))
         return self._writer.message(
             identifier,
             self._plan.model,
@@ -198,7 +227,7 @@ class Worker:
 
     async def _until_all_have_ended(self, sender: "asyncio.Task[None]", reader: "asyncio.Task[None]") -> None:
         shipped_at = time.monotonic()
-        while not self._is_cut and (len(self._ledger) or not sender.done()):
+        while not self._heard.is_set() and (len(self._ledger) or not sender.done()):
             await asyncio.sleep(SWEEP_EVERY_S)
             self._ledger.end_late(self._now())
             for task in (sender, reader):
@@ -206,17 +235,18 @@ class Worker:
                     task.result()  # or what went wrong
             if time.monotonic() - shipped_at >= SHIP_EVERY_S:
                 shipped_at = time.monotonic()
-                await self._ship()
+                # A pipe may be full, and a schedule does not wait.
+                await asyncio.to_thread(self._report, self._shipment())
 
-    async def _ship(self, *, is_last: bool = False) -> None:
-        shipment = self._ledger.shipment(time.process_time() - self._cpu_before, is_last=is_last)
+    def _shipment(self, *, is_last: bool = False) -> Shipment:
+        shipment = self._ledger.shipment()
+        shipment.now_s, shipment.cpu_s = self._now(), time.process_time() - self._cpu_before
+        shipment.problem, shipment.is_last = self._outbox.last_error or self._inbox.last_error, is_last
+        return shipment
+
+    def _report(self, what: Shipment | str | None) -> None:
         with contextlib.suppress(OSError):  # nobody is interested any more
-            await asyncio.to_thread(self._reports.send, shipment)  # a pipe may be full, and a schedule does not wait
-
-    def _cut(self) -> None:
-        """The parent has had enough, or has gone."""
-        self._is_cut = True
-        asyncio.get_running_loop().remove_reader(self._orders.fileno())
+            self._reports.send(what)
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
@@ -228,6 +258,8 @@ def work(plan: Plan, number: int, orders: Connection, reports: Connection) -> No
     """What a process does; it ends when the parent closes the pipes."""
     for noisy in ("lane", "aiormq"):  # what there is to say of connections is said to the parent
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; the parent says what to do
     with contextlib.suppress(EOFError), asyncio.Runner(loop_factory=precise_loop) as runner:
-        runner.run(Worker(plan, number, orders, reports).run())
+        try:
+            runner.run(Worker(plan, number, orders, reports).run())
+        except (ValueError, PredictionError) as error:  # a URL that is none, a name that is too long
+            reports.send(str(error))

@@ -82,6 +82,10 @@ async def test_several_processes_are_one_load(servers: Servers, namespace: str, 
         assert (status, facts["answers"], facts["distinct_inputs"], facts["model_calls"]) == (0, 600, 50, 50)
         status, facts, _ = await tool(*words, "--keys", "distinct")
         assert (status, facts["distinct_inputs"], facts["model_calls"]) == (0, 600, 600)
+        closed = ("--closed", "1", "--requests", "10", "--processes", "3", "--for", "5s", "--think", "10ms")
+        status, facts, _ = await tool("oracle", *closed, *TEMPLATE)
+        assert (status, facts["answers"]) == (0, 10)
+        assert facts["seconds"] < 3
 
 
 async def test_a_stalled_service_shows_in_the_percentiles(
@@ -230,6 +234,8 @@ async def test_ctrl_c_ends_it_with_what_there_is(servers: Servers, namespace: st
     facts = json.loads(out)["runs"][0]
     assert process.returncode == 130
     assert facts["interrupted"]
+    assert facts["errors"] == {}
+    assert facts["seconds"] < 30
     assert facts["answers"] > 50
     assert b"Traceback" not in err
     assert len(children) >= 2
@@ -248,6 +254,15 @@ async def test_no_broker_is_one_line(tool: Tool) -> None:
     assert (process.returncode, out) == (1, b"")
     assert err.startswith(b"the broker cannot be reached: ")
     assert err.count(b"\n") == 1
+    process = await asyncio.create_subprocess_exec(
+        *tool.command("oracle", "--rate", "5", "--amqp-url", "amqp://me:canary@host:port/", *TEMPLATE),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert err == b"Invalid URL: port can't be converted to integer\n"
 
 
 async def test_it_asks_as_an_ordinary_user(servers: Servers, namespace: str, tool: Tool) -> None:

@@ -30,9 +30,10 @@ from producer.load import (
     plots,
     report,
 )
-from producer.load.ledger import Calls, Ledger, Shipment
+from producer.load.ledger import Ledger, is_same_json
 from producer.load.measured import CELLS
 from producer.load.report import Thresholds
+from producer.load.shipment import Calls, Shipment
 from producer.prediction import Prediction
 from schemas import CacheStatus
 
@@ -153,6 +154,12 @@ def test_inputs_are_made_up_for_a_schema() -> None:
         (["--rate", "5.."], "--rate 5..: requests per second"),
         (["--rate", "nan"], "--rate nan: requests per second"),
         (["--rate", "5", "--template", '"{key}"', "--timeout", "0s"], "--timeout 0s: longer than 0"),
+        (["--rate", "5", "--template", '"{key}"', "--png", "/nowhere/x.png"], "--png /nowhere/x.png: no folder"),
+        (["--rate", "5", "--template", '"{key}"', "--html", "x.htm"], "--html x.htm: a name that ends with .html"),
+        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:nan"], "an exponent from 0 to 20"),
+        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:-1"], "an exponent from 0 to 20"),
+        (["--closed", "60000", "--template", '"{key}"'], "--closed: 50,000 in each process at most"),
+        (["--rate", "5", "--template", '"{key}"', "--same-answers", "--processes", "2"], "within one process"),
         (["--rate", "0"], "--rate 0: requests per second"),
         (["--rate", "5", "--closed", "2"], "give one of them"),
         (["--rate", "5", "--requests", "2"], "--requests and --think are for a --closed loop"),
@@ -169,7 +176,10 @@ def test_inputs_are_made_up_for_a_schema() -> None:
         (["--rate", "5", "--template", '"{key}"', "--max-errors", "few"], "--max-errors few: a number or a percentage"),
         (["--rate", "5", "--payloads", "/nowhere"], "--payloads /nowhere: "),
         (["--rate", "5", "--template", '"{key}"', "--expected", "x"], "--expected has the results of --payloads"),
-        (["--rate", "5", "--schema", "nowhere:Model"], "--schema nowhere:Model: No module named 'nowhere'"),
+        (
+            ["--rate", "5", "--schema", "nowhere:Model"],
+            "--schema nowhere:Model: ModuleNotFoundError: No module",
+        ),
         (["--rate", "5", "--schema", "tests.unit.test_load:plan"], "not a pydantic model"),
     ],
 )
@@ -190,7 +200,14 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     file.write_text('{"pair": 1}\n{"pair"\n')
     words = ["load", "price", "--rate", "5", "--payloads", str(file)]
     assert f"--payloads {file}, line 2: not JSON" in CliRunner().invoke(cli, words).output
+    file.write_text('{"text": "one line\u2028still"}\n\n\n{"a": NaN}\n')
+    assert "input 2: the input cannot be written as JSON" in CliRunner().invoke(cli, words).output
+    file.write_text('{"text": "one line\u2028still"}\n\n\n{"a"\n')
+    assert f"--payloads {file}, line 4: not JSON" in CliRunner().invoke(cli, words).output
+    file.write_text("[" * 100_000)
+    assert f"--payloads {file}, line 1: not JSON" in CliRunner().invoke(cli, words).output
     file.write_text("1\n2\n")
+    assert "--keys distinct: 2 inputs for 50 requests" in CliRunner().invoke(cli, [*words, "--keys", "distinct"]).output
     results = tmp_path / "results.jsonl"
     results.write_text("1\n")
     done = CliRunner().invoke(cli, [*words, "--expected", str(results)])
@@ -211,7 +228,7 @@ def test_only_a_correct_reply_counts() -> None:
     ledger.end_late(3.79)
     assert b"5" in ledger
     ledger.end_late(3.81)
-    shipment = ledger.shipment(0.0)
+    shipment = ledger.shipment()
     assert {status: len(calls.due) for status, calls in shipment.answers.items()} == {"hit": 1}
     assert {code: len(calls.due) for code, calls in shipment.failures.items()} == {
         "WRONG_REPLY": 2,
@@ -223,13 +240,63 @@ def test_only_a_correct_reply_counts() -> None:
     assert sorted(ended) == [b"%d" % number for number in range(6)]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (4, 4.0, True),
+        ({"a": [1, {"b": None}], "c": 2}, {"c": 2.0, "a": [1, {"b": None}]}, True),
+        (2**70, 2**70, True),
+        (1, True, False),
+        ({"a": 0}, {"a": False}, False),
+        ([1, 2], [1], False),
+        ({"a": 1}, {"b": 1}, False),
+        (None, 0, False),
+        ("1", 1, False),
+    ],
+)
+def test_json_values_are_compared_as_json_has_them(one: Any, other: Any, same: bool) -> None:  # noqa: FBT001
+    """Numbers by their value, members in any order; true is no number."""
+    assert is_same_json(one, other) is same
+    assert is_same_json(other, one) is same
+
+
+def test_equal_inputs_are_one_input() -> None:
+    """So that calls per distinct input are what they say."""
+    inputs = Inputs.listed([{"a": 1}, {"a": 2}, {"a": 1}], Popularity("in-turn"))
+    assert list(itertools.islice(inputs.keys(0, 1, Random(1)), 4)) == [0, 1, 0, 0]
+
+
+def test_what_is_unfinished_has_not_failed() -> None:
+    """When a run is ended: it is told apart, with the time that it has waited; and the seconds are those of the run."""
+    ledger = Ledger(timeout_s=30, results=(), same_answers=False)
+    ledger.begin(b"1", 1.0, 1.0, key=0)
+    ledger.give_up(6.0)
+    shipment = ledger.shipment()
+    shipment.now_s = 7.0
+    run = Run(plan(OpenLoop(10, 60)))
+    run.is_interrupted = True
+    run.add(0, shipment)
+    facts = run.summary()
+    assert (facts["unfinished"], facts["errors"], facts["seconds"]) == (1, {}, 7.0)
+    assert facts["unfinished_after"]["max_ms"] == pytest.approx(5000, rel=0.01)
+    assert "1 requests were unfinished" in report.warnings(run)[0]
+
+
+def test_the_seconds_of_a_run_are_those_that_it_took() -> None:
+    """Where nothing was answered, and where a closed loop ended before its time."""
+    run = Run(plan(ClosedLoop(2, duration_s=8, requests=100)))
+    run.add(0, Shipment({"hit": answers(0.5)}, {"UNKNOWN_MODEL": answers(0.5, due_s=1.5)}, now_s=2.1))
+    assert run.summary()["seconds"] == 2.0
+    assert Thresholds(errors=5).broken_by(run) == ["only 2 of 100 requests were made: the inputs ended"]
+
+
 def test_different_answers_to_one_input_can_be_wrong() -> None:
     """Where the model is known to be deterministic."""
     ledger = Ledger(timeout_s=2, results=(), same_answers=True)
     for number, value in enumerate((1, 1, 2)):
         ledger.begin(b"%d" % number, 0.0, 0.0, key=7)
         ledger.end(b"%d" % number, prediction(value), 1.0)
-    shipment = ledger.shipment(0.0)
+    shipment = ledger.shipment()
     assert len(shipment.answers["hit"].due) == 2
     assert len(shipment.failures["WRONG_REPLY"].due) == 1
 
