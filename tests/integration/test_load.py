@@ -267,8 +267,9 @@ async def test_no_broker_is_one_line(tool: Tool) -> None:
 
 async def test_it_asks_as_an_ordinary_user(servers: Servers, namespace: str, tool: Tool) -> None:
     """Through the exchanges that such a user may write to; see README, Lock it up."""
-    chosen = settings(servers, namespace, reply_exchange=f"{namespace}answers", require_user_id="guest")
-    words = ("--rate", "50", "--for", "1s", "--user-id", "guest", "--reply-exchange", f"{namespace}answers", *TEMPLATE)
+    exchange = f"{namespace}predictions.replies"
+    chosen = settings(servers, namespace, reply_exchange=exchange, require_user_id="guest")
+    words = ("--rate", "50", "--for", "1s", "--user-id", "guest", "--reply-exchange", exchange, *TEMPLATE)
     async with embedded(oracle, chosen):
         status, facts, _ = await tool("oracle", *words)
         assert (status, facts["answers"]) == (0, 50)
