@@ -34,6 +34,7 @@ PAUSE_S = 0.1
 HERD = 1000
 ZIPF, ZIPF_RATE = Popularity("zipf", 1.1), 500.0
 READY_TIMEOUT_S = 60.0
+SETTLE_S = 0.2
 IN_TURN, NO_CACHE = Popularity("in-turn"), "no-cache, no-store"
 
 console = Console(stderr=True)
@@ -142,6 +143,7 @@ def measure(requests: int, zipf_requests: int) -> tuple[list[Run], list[int], li
             if runs[-1].is_interrupted:
                 raise KeyboardInterrupt
             broken += [f"{name}: {text}" for text in report.Thresholds().broken_by(runs[-1])]
+            time.sleep(MODEL_SECONDS + SETTLE_S)  # a refresh that was begun last is counted where it belongs
             calls.append(responder.model_calls() - before)
             if calls[-1] < runs[-1].model_calls:
                 broken.append(f"{name}: {runs[-1].model_calls} replies of model calls, and only {calls[-1]} such calls")

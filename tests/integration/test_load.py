@@ -61,17 +61,22 @@ def tool(servers: Servers, namespace: str) -> Tool:
 
 
 async def test_a_schedule_is_kept(servers: Servers, namespace: str, tool: Tool, report: Report) -> None:
-    """Two thousand a second: all answered and correct, one model call for each input, and sent on time."""
+    """Two thousand a second: all answered and correct, one model call for each input, and sent on time.
+
+    In the median of three runs: the machine has other things to do as well.
+    """
+    late_ms: list[float] = []
     with responder_process(servers, namespace, ORACLE):
-        words = (*TEMPLATE, "--inputs", "200", "--keys", "zipf:1.1", "--same-answers")
-        status, facts, _ = await tool("oracle", "--rate", "2000", "--for", "5s", "--warm-up", "2s", *words)
-        assert status == 0, facts
-        assert (facts["answers"], facts["errors"], facts["offered_per_s"]) == (10_000, {}, 2000)
-        assert facts["model_calls"] == facts["latency"].get("miss", {}).get("count", 0)
-        assert facts["most_calls_of_one_input"] <= 1
-        behind = facts["behind_schedule"]
-        report("the load tool at 2,000 a second", {"sent late, p50 ms": behind["p50_ms"], "p99 ms": behind["p99_ms"]})
-        assert behind["p99_ms"] < 2
+        for turn in range(3):
+            words = (*TEMPLATE, "--inputs", "200", "--keys", "zipf:1.1", "--same-answers", "--tenant", str(turn))
+            status, facts, _ = await tool("oracle", "--rate", "2000", "--for", "3s", "--warm-up", "1s", *words)
+            assert status == 0, facts
+            assert (facts["answers"], facts["errors"], facts["offered_per_s"]) == (6000, {}, 2000)
+            assert facts["model_calls"] == facts["latency"].get("miss", {}).get("count", 0)
+            assert facts["most_calls_of_one_input"] <= 1
+            late_ms.append(facts["behind_schedule"]["p99_ms"])
+    report("the load tool at 2,000 a second, three runs", {"sent late, p99 ms": sorted(late_ms)})
+    assert sorted(late_ms)[1] < 2
 
 
 async def test_several_processes_are_one_load(servers: Servers, namespace: str, tool: Tool) -> None:
