@@ -207,7 +207,9 @@ class PredictionClient:
                     raise
             finally:
                 self._room.release()
-            await self._pause(delay_s)
+            if not await self._pause(delay_s) and unknown is not None:
+                raise unknown
+            self._check_open()
             attempt += 1
 
     @overload
@@ -311,12 +313,12 @@ class PredictionClient:
         why = f": {self._outbox.last_error}" if self._outbox.last_error else ""
         self._resolve(identifier, DeadlineExceeded(f"no answer from {model!r} in time{why}"))
 
-    async def _pause(self, delay_s: float) -> None:
-        """Between two attempts, unless the client is closed."""
+    async def _pause(self, delay_s: float) -> bool:
+        """Between two attempts; whether there may be another one, because the client has not been closed meanwhile."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._closed.wait()
-        self._check_open()
+        return not self._closed.is_set()
 
     def _check_open(self) -> None:
         if not self._is_entered or self._closed.is_set():

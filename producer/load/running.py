@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -36,9 +36,7 @@ def run(plan: Plan, name: str = "", on_progress: Callable[[Run, float], None] = 
     """
     measured = Run(plan, name)
     with _processes(plan) as (orders, reports), _interrupts() as interrupted:
-        for pipe in reports:
-            if (problem := _receive(pipe)) is not None:
-                raise LoadFailed(str(problem))
+        _wait_until_ready(reports, interrupted)
         began = time.monotonic() + LEAD_S + plan.arrivals.warm_up_s
         for pipe in orders:
             pipe.send(began)
@@ -58,6 +56,15 @@ def run(plan: Plan, name: str = "", on_progress: Callable[[Run, float], None] = 
                 for pipe in orders:
                     pipe.close()
     return measured
+
+
+def _wait_until_ready(reports: Sequence[Connection], interrupted: Callable[[], bool]) -> None:
+    for pipe in reports:
+        while not pipe.poll(0.1):
+            if interrupted():
+                raise KeyboardInterrupt
+        if (problem := _receive(pipe)) is not None:
+            raise LoadFailed(str(problem))
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class Worker:
     async def run(self) -> None:
         """Connect, say so, wait for the moment to begin, and make requests until the plan or the parent ends it."""
         loop = asyncio.get_running_loop()
+        self._request(b"", b"", 1.0)  # what can never be sent is said before anything is
         loop.add_reader(self._orders.fileno(), self._heard.set)
         gc.collect()
         gc.freeze()
@@ -112,10 +113,13 @@ class Worker:
         try:
             await self._until_all_have_ended(sender, reader)
         finally:
-            self._ledger.give_up(self._now())
             sender.cancel()
+            await asyncio.wait({sender})  # first: whoever is told that his request has ended asks again
+            self._ledger.give_up(self._now())
             await inbox.stop()
-            await asyncio.wait({sender, reader})
+            await reader
+        if not sender.cancelled():
+            sender.result()  # or what went wrong
 
     @asynccontextmanager
     async def _lane(self) -> AsyncIterator[tuple[Consumer, Publisher]]:
@@ -191,10 +195,13 @@ class Worker:
             return None
         identifier = next(self._identifiers)
         self._ledger.begin(identifier, due, now, key)
+        return self._request(identifier, self._plan.inputs.body(key), left_s)
+
+    def _request(self, identifier: bytes, body: bytes, left_s: float) -> Message:
         return self._writer.message(
             identifier,
             self._plan.model,
-            self._plan.inputs.body(key),
+            body,
             left_s=left_s,
             give_up_at=asyncio.get_running_loop().time() + left_s,
             cache_control=self._plan.cache_control,

@@ -331,17 +331,18 @@ async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace
         embedded(model.predictor(), settings(servers, namespace)),
         PredictionClient(proxy.url(servers.amqp_url), namespace=namespace, retries=NO_RETRIES) as client,
     ):
-        proxy.hold("up")
-        body = "x" * 100_000
-        for number in range(300):
-            call = asyncio.ensure_future(client.predict("echo", {"text": f"{number} {body}"}))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            call.cancel()
-        await until(lambda: client._outbox.unconfirmed < 150)
-        proxy.release("up")
-        await client.predict("echo", {"text": "last"}, timeout=30)
-    assert len(model.calls) < 150
+        for keeps_holding in (False, True):
+            proxy.hold("up")
+            for number in range(300):
+                call = asyncio.ensure_future(client.predict("echo", {"text": f"{number} {'x' * 100_000}"}))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                call.cancel()
+            if keeps_holding:
+                await until(lambda: client._outbox.unconfirmed < 150)
+            proxy.release("up")
+            await client.predict("echo", {"text": f"last, {keeps_holding}"}, timeout=30)
+            assert len(model.calls) < 150
 
 
 async def test_who_leaves_a_client_can_be_cancelled(servers: Servers) -> None:

@@ -247,27 +247,43 @@ async def test_ctrl_c_ends_it_with_what_there_is(servers: Servers, namespace: st
     await until(lambda: not any(child.exists() for child in children))
 
 
-async def test_no_broker_is_one_line(tool: Tool) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--amqp-url", "amqp://127.0.0.1:1/", "--rate", "5", "--timeout", "2s"), "the broker cannot be reached: "),
+        (("--amqp-url", "amqp://me:canary@host:port/", "--rate", "5"), "Invalid URL: port can't be converted"),
+        (("--tenant", "x" * 2000, "--closed", "2", "--requests", "4"), "tenant has 2000 bytes, 1024 at most are sent"),
+    ],
+    ids=["no broker", "no URL", "no request"],
+)
+async def test_what_cannot_begin_is_one_line(tool: Tool, words: tuple[str, ...], said: str) -> None:
     """And exit status 1."""
-    process = await asyncio.create_subprocess_exec(
-        *tool.command("oracle", "--rate", "5", "--amqp-url", "amqp://127.0.0.1:1/", "--timeout", "2s", *TEMPLATE),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = await tool.start("oracle", *words, *TEMPLATE)
     out, err = await process.communicate()
     assert (process.returncode, out) == (1, b"")
-    assert err.startswith(b"the broker cannot be reached: ")
+    assert err.decode().startswith(said)
     assert err.count(b"\n") == 1
-    process = await asyncio.create_subprocess_exec(
-        *tool.command("oracle", "--rate", "5", "--amqp-url", "amqp://me:canary@host:port/", *TEMPLATE),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert (process.returncode, out) == (1, b"")
-    assert err == b"Invalid URL: port can't be converted to integer\n"
+
+
+async def test_ctrl_c_while_it_connects(tool: Tool) -> None:
+    """To somebody who listens and says nothing: no waiting, no traceback."""
+    connected = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        words = ("--processes", "2", "--amqp-url", f"amqp://127.0.0.1:{port}/", "--rate", "5", *TEMPLATE)
+        process = await tool.start("oracle", *words)
+        await connected.wait()
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(8):
+            _, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
 
 
 async def test_it_asks_as_an_ordinary_user(servers: Servers, namespace: str, tool: Tool) -> None:
