@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.running import HERE, Load, Program, compiled, peers_environment
 from deploy.processes import free_port
-from producer.load import Broker, Inputs, OpenLoop, Plan, Popularity, run
-from responder.cache.link import RedisLink
+from prediction_client.load import Broker, Inputs, OpenLoop, Plan, Popularity, run
+from prediction_responder.cache.redis_link import RedisLink
 
 KEYS = 500
 TOOL_RATES, TOOL_SECONDS = (2_000, 15_000), 4.0
@@ -88,7 +88,7 @@ class Bench:
             "RESPONDER_HEALTH_PORT": str(port),
         } | {name.upper(): str(value) for name, value in settings.items()}
         began = time.perf_counter()
-        command = [sys.executable, "-m", "responder", "serve", "examples.price:price"]
+        command = [sys.executable, "-m", "prediction_responder", "serve", "examples.price:price"]
         with Program.running(command, environment) as program:
             while not is_ready(port):
                 if not program.is_alive or time.perf_counter() - began > 30:

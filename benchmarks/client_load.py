@@ -8,7 +8,7 @@ import time
 
 import uvloop
 
-from producer import PredictionClient
+from prediction_client import PredictionClient
 
 KEYS = 500
 RETURNS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]

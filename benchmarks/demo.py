@@ -24,9 +24,9 @@ from rich.console import Console
 
 from examples.digits import Digits, Image
 from examples.price import Features, expected
-from producer.load import Broker, ClosedLoop, Inputs, OpenLoop, Plan, Popularity, Run, report, run
-from producer.load.live import progress
-from producer.load.plots import STYLE, percentile_curve, timeline
+from prediction_client.load import Broker, ClosedLoop, Inputs, OpenLoop, Plan, Popularity, Run, report, run
+from prediction_client.load.live import progress
+from prediction_client.load.plots import STYLE, percentile_curve, timeline
 
 MODEL_SECONDS, TTL_SECONDS = 1.0, 5.0
 PAIRS = ("BTC/EUR", "ETH/EUR", "ADA/EUR")
@@ -62,7 +62,14 @@ class Responder:
             "RESPONDER_LOG_LEVEL": "WARNING",
             "RESPONDER_NAMESPACE": namespace,
         }
-        command = [sys.executable, "-m", "responder", "serve", "examples.price:price", "examples.digits:digits"]
+        command = [
+            sys.executable,
+            "-m",
+            "prediction_responder",
+            "serve",
+            "examples.price:price",
+            "examples.digits:digits",
+        ]
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
             one = cls(port, process)

@@ -15,12 +15,13 @@ import time
 
 import uvloop
 
-from responder.cache import CachedAnswers, Entry
-from responder.cache.link import RedisLink
-from responder.cache.redis import RedisCache
-from responder.keeping import Lease
-from responder.keys import Key, beside_name
-from responder.lease import Leases
+from prediction_responder.cache import CachedAnswers, Entry
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.redis import RedisCache
+from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.flight.keeper import Lease
+from prediction_responder.flight.lease import Leases
+from prediction_responder.messages import Key
 
 BODY = b'{"result":{"price":3847.564254}}'
 

@@ -4,73 +4,25 @@ import contextlib
 import ctypes
 import os
 import random
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.found import NoServers, Servers, reaper, say
+from deploy.found import NoServers
 
 START_TIMEOUT_S = 60.0
 _COOKIE = "responder-throw-away"
 _DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
 
 
-def have_binaries() -> bool:
-    """Whether both servers are installed."""
-    return _rabbitmq_server() is not None and shutil.which("redis-server") is not None
-
-
-@contextmanager
-def binaries() -> Iterator[Servers]:
-    """Throw-away instances in a temporary folder, installed first where that is possible."""
-    if not have_binaries():
-        _install()
-    shm = Path("/dev/shm")
-    parent = shm if os.access(shm, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="responder-servers-", dir=parent))
-    with reaper(f"rm -rf {shlex.quote(str(folder))}") as done, ExitStack() as stack:
-        stack.callback(done)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        began = time.monotonic()
-        redis = stack.enter_context(RedisProcess.running(folder / "redis"))
-        broker = stack.enter_context(BrokerProcess.running(folder / "rabbitmq"))
-        say(f"RabbitMQ and Redis run from their binaries ({time.monotonic() - began:.1f} s)")
-        yield Servers(broker.url, redis.url, "binaries", broker, redis, broker.control)
-
-
-def _install() -> None:
-    packages = ["rabbitmq-server", "redis-server"]
-    if not Path("/etc/debian_version").exists() or os.geteuid() != 0 or shutil.which("apt-get") is None:
-        wanted = " and ".join(packages)
-        msg = f"RabbitMQ and Redis are needed: start Docker, or install {wanted}, or set AMQP_URL and REDIS_URL"
-        raise NoServers(msg)
-    say(f"installing {' and '.join(packages)} from Debian's packages")
-    policy = Path("/usr/sbin/policy-rc.d")
-    with ExitStack() as stack:
-        if not policy.exists():  # or the packages would start their own services
-            policy.write_text("#!/bin/sh\nexit 101\n")
-            policy.chmod(0o755)
-            stack.callback(policy.unlink)
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for step in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-            done = subprocess.run(
-                ["apt-get", "-q", *step], env=environment, capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0 and step != ["update"]:
-                msg = f"apt-get {' '.join(step)} failed: {done.stderr.strip()[-500:]}"
-                raise NoServers(msg)
-
-
-def _rabbitmq_server() -> str | None:
+def rabbitmq_server() -> str | None:
     """The server's own script; Debian's wrapper in /usr/sbin changes the user."""
     debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     return str(debian) if debian.exists() else shutil.which("rabbitmq-server")
@@ -245,7 +197,7 @@ class BrokerProcess(_Process):
             "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
-        self.command = [_rabbitmq_server() or "rabbitmq-server"]
+        self.command = [rabbitmq_server() or "rabbitmq-server"]
 
     @classmethod
     @contextmanager

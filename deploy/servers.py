@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from deploy.binaries import binaries
 from deploy.found import NoServers, Servers, reaper, say
-from deploy.processes import binaries, dies_with_us
+from deploy.processes import dies_with_us
 
 ROOT = Path(__file__).resolve().parent.parent
 PULL_TIMEOUT_S = 300.0

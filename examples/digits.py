@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field
 
-from responder import predictor
+from prediction_responder import predictor
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prediction-responder"
 WEIGHTS = _CACHE / "digits-1.json"

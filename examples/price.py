@@ -10,7 +10,7 @@ import os
 
 from pydantic import BaseModel, Field
 
-from responder import predictor
+from prediction_responder import predictor
 
 MODEL_SECONDS = float(os.environ.get("PRICE_MODEL_SECONDS", "1"))
 TTL_SECONDS = float(os.environ.get("PRICE_TTL_SECONDS", "5"))

@@ -11,7 +11,7 @@ from functools import cache
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.urls import path
 
-from producer import BlockingPredictionClient, PredictionError
+from prediction_client import BlockingPredictionClient, PredictionError
 
 _making = threading.Lock()
 

@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from examples.price import Features, Price
-from producer import PredictionClient, PredictionError
+from prediction_client import PredictionClient, PredictionError
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from amqp_lane import Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
 from deploy.found import Servers
-from lane import Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
 from tests.real import ResponderProcess
 
 Report = Callable[[str, dict[str, object]], None]

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from deploy.found import Servers
 from deploy.processes import RedisProcess
-from producer import PredictionClient, PredictionError
-from responder.cache.link import RedisLink
+from prediction_client import PredictionClient, PredictionError
+from prediction_responder.cache.redis_link import RedisLink
 from tests.real import ResponderProcess
 
 REPLICAS, CALLERS, KEYS = 4, 100, 40

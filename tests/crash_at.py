@@ -14,15 +14,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from lane import Fate, Inbox, Message, Outbox
-from lane.port import Delivery, Settlement
-from responder.cli import main
-from responder.ending import Endings
-from responder.keeping import Lease
-from responder.lease import Leases
-from responder.messages import Outcome, Request
-from responder.model import ServedModel
-from responder.pipeline import Pipeline
+from amqp_lane import Fate, Inbox, Message, Outbox
+from amqp_lane.port import Delivery, Settlement
+from prediction_responder.__main__ import main
+from prediction_responder.amqp.pipeline import Pipeline
+from prediction_responder.execution.served import ServedModel
+from prediction_responder.flight.commit import Endings
+from prediction_responder.flight.keeper import Lease
+from prediction_responder.flight.lease import Leases
+from prediction_responder.messages import Outcome, Request
 
 
 def die_once(item: bytes) -> None:

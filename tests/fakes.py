@@ -7,16 +7,16 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from responder import predictor
-from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place
-from responder.cache.memory import MemoryCache
-from responder.leading import Leading
-from responder.lease import Leases
-from responder.messages import Reply, Request
-from responder.model import ServedModel
-from responder.predictor import Predictor
-from responder.service import Service
-from schemas import NO_DIRECTIVES, Directives
+from prediction_responder import predictor
+from prediction_responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.execution.served import ServedModel
+from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.lease import Leases
+from prediction_responder.messages import Reply, Request
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.service import Service
+from prediction_schemas import NO_DIRECTIVES, Directives
 
 
 class Question(BaseModel):

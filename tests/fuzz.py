@@ -11,8 +11,9 @@ import random
 import sys
 import time
 
-from lane import frames
-from lane.frames import Event, FrameError, Splitter, consumer_and_tag, locate, tag_and_multiple
+from amqp_lane import frames
+from amqp_lane.frames import Event, FrameError, Splitter, consumer_and_tag, tag_and_multiple
+from amqp_lane.properties import locate
 from tests.unit.test_frames import stream_of_everything
 
 KEEP = (frames.BASIC_DELIVER, frames.BASIC_RETURN, frames.BASIC_ACK, frames.BASIC_NACK)

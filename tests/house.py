@@ -5,12 +5,12 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from responder import Answer, Unavailable, predictor
-from responder.cache import LeaseStore
-from responder.cache.memory import MemoryCache
-from responder.messages import Reply, Request
-from responder.model import ServedModel
-from schemas import NO_DIRECTIVES, Directives
+from prediction_responder import Answer, Unavailable, predictor
+from prediction_responder.cache import LeaseStore
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.execution.served import ServedModel
+from prediction_responder.messages import Reply, Request
+from prediction_schemas import NO_DIRECTIVES, Directives
 from tests.fakes import BrokenCache, Clock, Echo, Question, Replies, asker, served, serving
 
 TTL_S, STALE_S, KEEP_S = 10, 5, 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import aio_pika
 
-from lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement
+from amqp_lane import Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement
 
 
 class Echo:
@@ -176,7 +176,7 @@ class Escaped(logging.Handler):
 @contextlib.contextmanager
 def escaped_errors() -> Any:
     """What escapes in this block; it must be empty at the end."""
-    loop, log, handler = asyncio.get_running_loop(), logging.getLogger("lane"), Escaped()
+    loop, log, handler = asyncio.get_running_loop(), logging.getLogger("amqp_lane"), Escaped()
     log.addHandler(handler)
     loop.set_exception_handler(handler.from_loop)
     try:

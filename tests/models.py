@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from responder import Answer, Unavailable, predictor
+from prediction_responder import Answer, Unavailable, predictor
 
 
 class Task(BaseModel):

@@ -18,11 +18,12 @@ from typing import IO, Any
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
+from deploy.binaries import binaries
 from deploy.found import Servers
-from deploy.processes import RedisProcess, binaries
+from deploy.processes import RedisProcess
 from deploy.servers import docker_has_images, images
-from responder import Responder, Settings
-from responder.predictor import Predictor
+from prediction_responder import Responder, Settings
+from prediction_responder.model.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMAND_CONTAINERS = "TESTS_DEMAND_CONTAINERS"

@@ -5,15 +5,15 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from responder.cache import CachedAnswers, LeaseStore
-from responder.cache.redis import RedisCache
-from responder.leading import Leading
-from responder.lease import Leases
-from responder.messages import Reply, Request
-from responder.model import ServedModel
-from responder.predictor import Predictor
-from responder.service import Service
-from schemas import NO_DIRECTIVES, Directives
+from prediction_responder.cache import CachedAnswers, LeaseStore
+from prediction_responder.cache.redis import RedisCache
+from prediction_responder.execution.served import ServedModel
+from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.lease import Leases
+from prediction_responder.messages import Reply, Request
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.service import Service
+from prediction_schemas import NO_DIRECTIVES, Directives
 from tests.fakes import asker
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from yarl import URL
 
 from deploy.found import Servers
-from responder.cache.link import RedisLink
+from prediction_responder.cache.redis_link import RedisLink
 from tests.real import ROOT
 
 SECRET = "canary-of-the-service-user"

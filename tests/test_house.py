@@ -85,8 +85,8 @@ def test_every_command_of_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", readme)) <= targets
-    from producer.cli import cli as producer_cli
-    from responder.cli import cli as responder_cli
+    from prediction_client.cli import cli as producer_cli
+    from prediction_responder.cli import cli as responder_cli
 
     for name, cli in (("responder", responder_cli), ("producer", producer_cli)):
         known = {command.name or command.callback.__name__ for command in cli.registered_commands if command.callback}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from responder.cache import Cache, CacheUnavailable
-from responder.cache.link import RedisLink
-from responder.cache.memory import MemoryCache
-from responder.cache.redis import RedisCache
+from prediction_responder.cache import Cache, CacheUnavailable
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.cache.redis import RedisCache
+from prediction_responder.cache.redis_link import RedisLink
 from tests.fakes import Clock
 from tests.real import own_redis, until
 

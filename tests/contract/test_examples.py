@@ -7,15 +7,24 @@ from typing import Any
 
 import pytest
 
+from amqp_lane import Delivery, Properties
+from amqp_lane.encoding import encode_content
+from amqp_lane.properties import locate
 from examples.price import price
-from lane import Delivery, Properties
-from lane.frames import encode_content, locate
-from producer import Prediction, PredictionError
-from producer.prediction import prediction_of
-from responder.messages import Outcome
-from responder.replies import compose
-from responder.wire import HEADERS, Intake, ReplyPolicy
-from schemas import CacheStatus, Code, Failure, decode_reply, encode_failure, encode_result, parse_cache_status
+from prediction_client import Prediction, PredictionError
+from prediction_client.prediction import prediction_of
+from prediction_responder.amqp.replies import compose
+from prediction_responder.amqp.requests import HEADERS, Intake, ReplyPolicy
+from prediction_responder.messages import Outcome
+from prediction_schemas import (
+    CacheStatus,
+    Code,
+    Failure,
+    decode_reply,
+    encode_failure,
+    encode_result,
+    parse_cache_status,
+)
 from tests.fakes import served
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "schemas" / "examples"

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from responder.cache import CacheRefused, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot, encode_entry
-from responder.cache.entry import cool_down_mark, lease_mark
-from responder.cache.link import RedisLink
-from responder.cache.memory import MemoryCache
-from responder.cache.redis import RedisCache, UnsuitableCache
-from responder.cache.scripts import PUSH_MAX_BYTES
-from responder.keys import beside_name
+from prediction_responder.cache import CacheRefused, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot, encode_entry
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.cache.port import PUSH_MAX_BYTES
+from prediction_responder.cache.redis import RedisCache, UnsuitableCache
+from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.cache.value import cool_down_mark, lease_mark
 from tests.real import own_redis, until
 
 GENERATION, DIGEST = b"g" * 8, b"d" * 16

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from producer import (
+from prediction_client import (
     BlockingPredictionClient,
     CacheMiss,
     DeadlineExceeded,
@@ -17,8 +17,8 @@ from producer import (
     PredictionClient,
     UnknownModel,
 )
-from producer.testing import answering_blocking
-from responder.predictor import Predictor
+from prediction_client.testing import answering_blocking
+from prediction_responder.model.predictor import Predictor
 from tests.fakes import GatedModel
 from tests.models import oracle
 from tests.real import embedded, settings, until

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
-from responder.declaring import declared
+from prediction_responder.operate.declare import declare
 from tests.books import Fleet, Report, Requester
 from tests.proxy import Proxy
 from tests.real import ForeignClient, settings
@@ -42,7 +42,7 @@ async def test_a_node_that_is_killed_loses_nothing(
 ) -> None:
     """Requests, and replies in a durable queue, go on when the others have elected another leader."""
     requests, (leader, entrance, third) = 2_000, cluster
-    await declared(settings(Servers(leader.url, servers.redis_url, "given"), namespace), ["fresh"])
+    await declare(settings(Servers(leader.url, servers.redis_url, "given"), namespace), ["fresh"])
     led = await asyncio.to_thread(leader.control, "-q", "list_queues", "name", "leader", "members", "--formatter=json")
     [found] = [one for one in json.loads(led) if one["name"] == f"{namespace}predictions.fresh"]
     assert (found["leader"], len(found["members"])) == (leader.node, 3)

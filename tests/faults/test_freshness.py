@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from producer import NO_RETRIES, PredictionClient, PredictionError
+from prediction_client import NO_RETRIES, PredictionClient, PredictionError
 from tests.models import Task, events
 from tests.real import replicas
 

@@ -13,9 +13,9 @@ import pytest
 
 from deploy.found import Servers
 from deploy.processes import BrokerProcess, RedisProcess
-from responder import Responder
-from responder.discovery import find_predictors
-from responder.model import ModelNotLoaded
+from prediction_responder import Responder
+from prediction_responder.execution.served import ModelNotLoaded
+from prediction_responder.model.discovery import find_predictors
 from tests.models import recorded
 from tests.real import ROOT, ForeignClient, ResponderProcess, settings, until
 
@@ -121,7 +121,7 @@ def test_what_is_not_loaded_is_not_closed_and_what_fails_twice_is_made_once(tmp_
 @pytest.mark.parametrize("patience_s", ["0", "0.5"])
 def test_a_model_that_cannot_be_loaded_ends_the_start(servers: Servers, namespace: str, patience_s: str) -> None:
     """When its time is over: exit status 1, and the log says which and why."""
-    command = [sys.executable, "-m", "responder", "serve", "tests.models:Unloadable"]
+    command = [sys.executable, "-m", "prediction_responder", "serve", "tests.models:Unloadable"]
     environment = (
         os.environ | servers.environment(namespace) | {"RESPONDER_LOAD_TIMEOUT_S": patience_s, "RESPONDER_LOG": "json"}
     )

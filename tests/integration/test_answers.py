@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from producer import PredictionClient, PredictionError, UnknownModel
+from prediction_client import PredictionClient, PredictionError, UnknownModel
 from tests.fakes import GatedModel
 from tests.models import oracle, recorded
 from tests.real import ForeignClient, embedded, own_redis, responder_process, settings, until

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
-from producer import (
+from prediction_client import (
     NO_RETRIES,
     BlockingPredictionClient,
     DeadlineExceeded,
@@ -317,7 +317,7 @@ async def test_one_lost_connection_fails_no_call(servers: Servers, namespace: st
             asyncio.ensure_future(client.predict("oracle", {"number": 3, "seconds": 1.5}, timeout=30))
             for _ in range(1000)
         ]
-        await until(lambda: "waiting=1000" in repr(client) and not client._outbox.unconfirmed)
+        await until(lambda: "waiting=1000" in repr(client) and not client._session.channel.outbox.unconfirmed)
         proxy.cut()
         answers = await asyncio.gather(*calls, return_exceptions=True)
     assert Counter(map(repr, answers)) == {"{'square': 9}": 1000}
@@ -339,7 +339,7 @@ async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace
                 await asyncio.sleep(0)
                 call.cancel()
             if keeps_holding:
-                await until(lambda: client._outbox.unconfirmed < 150)
+                await until(lambda: client._session.channel.outbox.unconfirmed < 150)
             proxy.release("up")
             await client.predict("echo", {"text": f"last, {keeps_holding}"}, timeout=30)
             assert len(model.calls) < 150
@@ -360,8 +360,8 @@ async def test_who_leaves_a_client_can_be_cancelled(servers: Servers) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not client._outbox.is_up
-    assert not client._inbox.is_consuming
+    assert not client._session.channel.outbox.is_up
+    assert not client._session.channel.inbox.is_consuming
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2), PredictionClient(servers.amqp_url):
             await asyncio.Event().wait()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.servers import docker_has_images
-from producer import PredictionClient
+from prediction_client import PredictionClient
 from tests.real import DEMAND_CONTAINERS, ROOT
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]

@@ -12,15 +12,15 @@ from random import Random
 import pytest
 
 from deploy.found import Servers
-from producer import NO_RETRIES, PredictionClient, PredictionError
-from responder import predictor
-from responder.cache import Entry
-from responder.cache.entry import encode_entry
-from responder.cache.link import RedisLink
-from responder.cache.redis import RedisCache
-from responder.keys import Keyring
-from responder.model import ServedModel
-from schemas.canonical import canonical_bytes
+from prediction_client import NO_RETRIES, PredictionClient, PredictionError
+from prediction_responder import predictor
+from prediction_responder.cache import Entry
+from prediction_responder.cache.keys import Keyring
+from prediction_responder.cache.redis import RedisCache
+from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.cache.value import encode_entry
+from prediction_responder.execution.served import ServedModel
+from prediction_schemas.canonical import canonical_bytes
 from tests.fakes import Echo, Question
 from tests.models import Task, recorded
 from tests.real import ResponderProcess, replicas, until

@@ -9,8 +9,8 @@ import pytest
 
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
-from producer import NO_RETRIES, DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionClient, PredictionError
-from responder.cache.link import InvalidCacheUrl
+from prediction_client import NO_RETRIES, DeadlineExceeded, NoBroker, OutcomeUnknown, PredictionClient, PredictionError
+from prediction_responder.cache.redis_link import InvalidCacheUrl
 from tests.fakes import GatedModel
 from tests.models import oracle
 from tests.real import ForeignClient, embedded, settings, until

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from amqp_lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec, Settlement
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
-from lane import Delivery, Fate, Inbox, Message, Outbox, Properties, QueueSpec, Settlement
 from tests.lanes import Echo, Witness, escaped_errors
 from tests.proxy import DOWN, UP, Proxy
 from tests.real import free_port, until

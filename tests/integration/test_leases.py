@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from responder import Answer, Unavailable, predictor
-from responder.cache.link import RedisLink
-from responder.cache.redis import RedisCache
-from responder.keys import beside_name
-from responder.operate import Operator
-from schemas import Code, Directives
-from schemas.canonical import canonical_bytes
+from prediction_responder import Answer, Unavailable, predictor
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.redis import RedisCache
+from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.operate.invalidate import Operator
+from prediction_schemas import Code, Directives
+from prediction_schemas.canonical import canonical_bytes
 from tests.fakes import Echo, GatedModel, Question
 from tests.proxy import Proxy
 from tests.real import ROOT, own_redis, until
@@ -320,7 +320,7 @@ def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> N
 
     def run(*words: str, **environment: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "responder", *words],
+            [sys.executable, "-m", "prediction_responder", *words],
             cwd=ROOT,
             env={"REDIS_URL": servers.redis_url, "RESPONDER_NAMESPACE": namespace} | environment,
             capture_output=True,

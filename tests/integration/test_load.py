@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from responder import Answer, Unavailable, predictor
+from prediction_responder import Answer, Unavailable, predictor
 from tests.books import Report
 from tests.models import Done, Task, oracle
 from tests.real import ROOT, embedded, responder_process, settings, until
@@ -31,7 +31,7 @@ class Tool:
 
     def command(self, *words: str) -> list[str]:
         """What a shell would run."""
-        return [sys.executable, "-m", "producer", "load", *words]
+        return [sys.executable, "-m", "prediction_client", "load", *words]
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
         """It, running."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from producer import PredictionClient
+from prediction_client import PredictionClient
 from tests.real import ROOT, ForeignClient, responder_process
 
 pytestmark = pytest.mark.servers

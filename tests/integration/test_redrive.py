@@ -28,7 +28,7 @@ def task(number: int, ending: str = "answer") -> bytes:
 async def redrive(servers: Servers, namespace: str, *options: str) -> tuple[int, str, str]:
     """Run the command; its exit status and what it said."""
     environment = os.environ | {"AMQP_URL": servers.amqp_url, "RESPONDER_NAMESPACE": namespace}
-    command = [sys.executable, "-m", "responder", "redrive", *options]
+    command = [sys.executable, "-m", "prediction_responder", "redrive", *options]
     done = await asyncio.to_thread(
         subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -78,7 +78,7 @@ async def test_innocents_are_answered_and_poison_stays(servers: Servers, namespa
             assert facts["counts"] == {
                 "skipped: it had expired, and nobody waits for it": 1,
                 "answered": 5,
-                "answered, but nobody waits for it any more": 1,
+                "answered; its caller is gone": 1,
                 "kept: MODEL_CRASHED": 1,
             }
             assert fleet.deaths == 3

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.found import Servers
-from producer import InvalidArgument, ModelFailed, PredictionClient, Unavailable
+from prediction_client import InvalidArgument, ModelFailed, PredictionClient, Unavailable
 from tests.models import oracle
 from tests.real import ForeignClient, embedded, settings, until
 

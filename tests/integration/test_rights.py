@@ -18,9 +18,9 @@ import pytest_asyncio
 from yarl import URL
 
 from deploy.processes import BrokerProcess, RedisProcess
-from producer import DeadlineExceeded, PermissionDenied, PredictionClient
-from responder.cache import CacheRefused
-from responder.cache.link import RedisLink
+from prediction_client import DeadlineExceeded, PermissionDenied, PredictionClient
+from prediction_responder.cache import CacheRefused
+from prediction_responder.cache.redis_link import RedisLink
 from tests.models import recorded
 from tests.real import ROOT, ForeignClient, ResponderProcess, until
 from tests.rights import SECRET, add_redis_user, add_user, with_user
@@ -73,7 +73,7 @@ class Deployment:
 
     def command(self, *words: str, user: str = "operator") -> "subprocess.CompletedProcess[str]":
         """One of ours, run to its end."""
-        command = [sys.executable, "-m", "responder", *words]
+        command = [sys.executable, "-m", "prediction_responder", *words]
         environment = os.environ | self.environment(user)
         return subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

@@ -122,7 +122,7 @@ async def test_no_command_says_a_password(servers: Servers, namespace: str, comm
         chosen = {"RESPONDER_LOAD_TIMEOUT_S": "0", "RESPONDER_LOG_LEVEL": "DEBUG"}
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "responder", *command],
+            [sys.executable, "-m", "prediction_responder", *command],
             env=os.environ | urls | chosen,
             cwd=ROOT,
             capture_output=True,

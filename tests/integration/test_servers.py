@@ -16,7 +16,7 @@ pytestmark = pytest.mark.servers
 
 SCRIPT = """
 import sys, time
-from deploy.processes import binaries
+from deploy.binaries import binaries
 with binaries() as servers:
     print(servers.broker.folder.parent, flush=True)
     time.sleep(60)

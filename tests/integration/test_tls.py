@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from amqp_lane import Inbox, QueueSpec
 from deploy.processes import BrokerProcess, RedisProcess
-from lane import Inbox, QueueSpec
-from producer import NoBroker, PredictionClient
-from responder.cache.link import RedisLink
+from prediction_client import NoBroker, PredictionClient
+from prediction_responder.cache.redis_link import RedisLink
 from tests.real import ResponderProcess, free_port, until
 from tests.tls import Authority
 

@@ -18,7 +18,7 @@ from django.test import Client as DjangoClient
 from deploy.found import Servers
 from examples.price import Features, Price, expected
 from examples.web_fastapi import app
-from producer import InvalidArgument, PredictionClient
+from prediction_client import InvalidArgument, PredictionClient
 from tests.real import ROOT, responder_process
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
@@ -72,7 +72,7 @@ async def test_a_script_needs_no_event_loop(served: None) -> None:
     """The lines of the README, in a process that ends by itself, though the client was not closed."""
     script = """
 import os
-from producer import BlockingPredictionClient
+from prediction_client import BlockingPredictionClient
 client = BlockingPredictionClient(os.environ["AMQP_URL"], namespace=os.environ["RESPONDER_NAMESPACE"]).__enter__()
 print(client.predict("price", {"pair": "ETH/EUR"})["price"])
 """

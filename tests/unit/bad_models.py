@@ -1,6 +1,6 @@
 """A module whose predictor is refused when it is imported."""
 
-from responder import predictor
+from prediction_responder import predictor
 
 
 @predictor()

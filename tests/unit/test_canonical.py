@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
-from schemas.canonical import NotCanonical, canonical_bytes, exclude_from_key
-from schemas.closed_types import LossySchema, check_schema
+from prediction_schemas.canonical import NotCanonical, canonical_bytes, exclude_from_key
+from prediction_schemas.closed_types import LossySchema, check_schema
 
 scalars = (
     st.none()

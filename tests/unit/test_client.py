@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, computed_field
 
-from lane import MemoryBroker
-from producer import (
+from amqp_lane import MemoryBroker
+from prediction_client import (
     BlockingPredictionClient,
     DeadlineExceeded,
     InvalidArgument,
@@ -22,8 +22,8 @@ from producer import (
     PredictionClient,
     UnknownModel,
 )
-from producer.testing import answering
-from responder import predictor
+from prediction_client.testing import answering
+from prediction_responder import predictor
 from tests.real import ROOT
 
 
@@ -126,7 +126,7 @@ async def test_a_client_is_entered_once() -> None:
 
 async def test_a_call_between_two_attempts_takes_nobody_s_room() -> None:
     """And does not outlive its client."""
-    from responder import Unavailable
+    from prediction_responder import Unavailable
 
     @predictor(name="down", ttl=0)
     async def down(query: Query) -> Verdict:
@@ -194,8 +194,8 @@ def test_a_blocking_client_and_a_fork() -> None:
     script = """
 import os, warnings
 warnings.simplefilter("ignore")
-from producer.testing import answering
-from producer.blocking import BlockingPredictionClient
+from prediction_client.testing import answering
+from prediction_client.blocking import BlockingPredictionClient
 from tests.unit.test_client import judge
 
 def ask(client):

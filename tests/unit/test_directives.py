@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import CacheStatus, Directives, parse_cache_control, parse_cache_status
+from prediction_schemas import CacheStatus, Directives, parse_cache_control, parse_cache_status
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.cache import Entry, decode_entry, encode_entry
-from responder.cache.entry import (
+from prediction_responder.cache import Entry, decode_entry, encode_entry
+from prediction_responder.cache.value import (
     cool_down_mark,
     cools_until_ms,
     failures_note,
@@ -17,7 +17,7 @@ from responder.cache.entry import (
     token_of,
     unshared_mark,
 )
-from schemas import Code
+from prediction_schemas import Code
 
 ENTRY = Entry(1_000, 6_000, 12, b'{"result":1}')
 DIGEST, OTHER = b"d" * 16, b"e" * 16

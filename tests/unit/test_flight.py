@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.flight import Flight, Flights
+from prediction_responder.flight.flight import Flight, Flights
 
 Waiter = asyncio.Future[int]
 

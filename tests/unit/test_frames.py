@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, header
 
-from lane import Properties, Template, frames, header_field
-from lane.frames import FrameError, Splitter, encode_content, encode_publish, encode_settlement, locate
+from amqp_lane import Properties, Template, frames, header_field
+from amqp_lane.encoding import encode_content, encode_publish, encode_settlement
+from amqp_lane.frames import FrameError, Splitter
+from amqp_lane.properties import locate
 
 short = st.text(min_size=1, max_size=20).map(str.encode)
 properties = st.builds(

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder import Answer, InvalidInput, Unavailable
-from responder.cache.entry import Entry, decode_entry, encode_entry, generation_of, is_entry
-from responder.cache.memory import MemoryCache
-from responder.decision import decision
-from responder.keys import beside_name
-from responder.leading import cool_down_ms
-from schemas import NO_DIRECTIVES, Code, Directives
+from prediction_responder import Answer, InvalidInput, Unavailable
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.cache.value import Entry, decode_entry, encode_entry, generation_of, is_entry
+from prediction_responder.flight.leader import cool_down_ms
+from prediction_responder.operate.decision import decision
+from prediction_schemas import NO_DIRECTIVES, Code, Directives
 from tests.fakes import Clock, Echo, Replies, asker, serving
 from tests.house import KEEP_S, STALE_S, TTL_S, House, Model, settle
 
@@ -213,7 +213,7 @@ async def test_a_request_that_comes_when_the_answer_is_stale_boards_the_refresh(
 )
 def test_a_refresh_begins_as_early_as_the_model_needs(duration_s: float, left_s: float, early: bool) -> None:  # noqa: FBT001
     """A fifth of the life, or one and a half calls, but not before half of the life is over."""
-    from responder.freshness import wants_refresh
+    from prediction_responder.flight.freshness import wants_refresh
 
     entry = Entry(0, 10_000, round(duration_s * 1000), b"{}")
     assert wants_refresh(entry, 10_000 - round(left_s * 1000)) is early

@@ -2,11 +2,11 @@
 
 import pytest
 
-from responder.cache import Place, Slot
-from responder.cache.memory import MemoryCache
-from responder.keys import Key
-from responder.model import ServedModel
-from schemas import Code
+from prediction_responder.cache import Place, Slot
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.execution.served import ServedModel
+from prediction_responder.messages import Key
+from prediction_schemas import Code
 from tests.fakes import BrokenCache, Clock, GatedModel, Replies, asker, served, serving
 
 DEAD = [b"replica%d" % number for number in range(9)]
@@ -16,7 +16,7 @@ async def ask(cache: MemoryCache, clock: Clock, starts: list[bytes], **options: 
     """Ask for an answer whose model was started in these replicas and never ended; how that ends."""
     model: ServedModel = await served(GatedModel(is_open=True).predictor())
     request, replies, brittle = asker(model)(), Replies(), BrokenCache(cache)
-    key: Key = model.key_of(request)
+    key: Key = model.key_of(request.tenant, request.body)
     cache.write_starts(Place(key.name, Slot.VALUE), starts, 60_000)
     brittle.forgets_deaths = options.get("forgets_deaths", False)
     service = serving(brittle, replies, clock)

@@ -5,7 +5,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.keys import Key, Keyring, Memo, fingerprint
+from prediction_responder.cache.keys import Keyring, Memo
+from prediction_responder.messages import Key
+from prediction_responder.model.artefacts import fingerprint
 
 parts = st.text(max_size=4)
 ENTRY = 480  # what the memo charges for an entry, besides its text

@@ -13,11 +13,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot
-from responder.cache.memory import MemoryCache
-from responder.keeping import Lease
-from responder.keys import Key, beside_name
-from responder.lease import Leases
+from prediction_responder.cache import (
+    CachedAnswers,
+    CacheUnavailable,
+    Claimed,
+    Commit,
+    Entry,
+    Held,
+    LeaseStore,
+    Place,
+    Slot,
+)
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.flight.keeper import Lease
+from prediction_responder.flight.lease import Leases
+from prediction_responder.messages import Key
 
 T = TypeVar("T")
 LEASE_S, TIMEOUT_S = 3.0, 0.2

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 
-from producer.cli import cli
-from producer.errors import PredictionError
-from producer.load import (
+from prediction_client.cli import cli
+from prediction_client.errors import PredictionError
+from prediction_client.load import (
     Arrivals,
     Broker,
     ClosedLoop,
@@ -30,12 +30,12 @@ from producer.load import (
     plots,
     report,
 )
-from producer.load.ledger import Ledger, is_same_json
-from producer.load.measured import CELLS
-from producer.load.report import Thresholds
-from producer.load.shipment import Calls, Shipment
-from producer.prediction import Prediction
-from schemas import CacheStatus
+from prediction_client.load.ledger import Ledger, is_same_json
+from prediction_client.load.measured import CELLS
+from prediction_client.load.report import Thresholds
+from prediction_client.load.shipment import Calls, Shipment
+from prediction_client.prediction import Prediction
+from prediction_schemas import CacheStatus
 
 RATES = st.floats(1, 5000)
 ALL = Inputs.listed([{"number": number} for number in range(10)], Popularity())

@@ -8,7 +8,8 @@ import pytest
 
 SCRIPT = """
 import sys
-from responder.logs import logger, set_up_logs
+from prediction_responder.observe.log_output import set_up_logs
+from prediction_responder.observe.logs import logger
 set_up_logs(sys.argv[1], "INFO")
 def model(body):
     api_key = "S3CRET-LOCAL"

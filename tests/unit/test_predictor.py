@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from responder import Answer, predictor
-from responder.signature import InvalidPredictor
+from prediction_responder import Answer, predictor
+from prediction_responder.model.signature import InvalidPredictor
 from tests.fakes import Echo, Question
 
 

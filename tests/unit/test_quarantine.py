@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lane import Message
-from lane.quarantine import LONE_FAILURES, Quarantine
+from amqp_lane import Message
+from amqp_lane.quarantine import LONE_FAILURES, Quarantine
 
 
 def message(name: bytes, give_up_at: float = 1e9) -> Message:
@@ -16,7 +16,7 @@ def tried(quarantine: Quarantine, culprits: set[bytes], *, by_the_broker: bool =
     """Send the next one alone; how that ended."""
     one = quarantine.next()
     if one.routing_key in culprits:
-        return "guilty" if quarantine.is_guilty(by_the_broker=by_the_broker) else "failed"
+        return "guilty" if quarantine.is_at_fault(by_the_broker=by_the_broker) else "failed"
     quarantine.note_confirms(1)
     quarantine.release()
     return "sent"
@@ -37,7 +37,7 @@ def test_culprits_are_found_and_innocents_sent(numbers: set[int]) -> None:
     assert endings.count("failed") == len(culprits)
 
 
-def test_where_nobody_can_be_sent_nobody_is_guilty() -> None:
+def test_where_nobody_can_be_sent_nobody_is_at_fault() -> None:
     """A right was lost, say; and when it is back, all are sent."""
     quarantine = Quarantine()
     quarantine.hold(message(name) for name in (b"a", b"b", b"c"))

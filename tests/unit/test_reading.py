@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from responder.reading import Refused, has_more_values_than, is_deeper_than, read_input
-from schemas.canonical import NotCanonical, canonical_bytes
+from prediction_responder.execution.input import has_more_values_than, is_deeper_than, read_input
+from prediction_responder.messages import Refused
+from prediction_schemas.canonical import NotCanonical, canonical_bytes
 from tests.fakes import Question
 
 json_values = st.recursive(

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from responder import Answer, InvalidInput, Unavailable, predictor
-from responder.cache import CacheRefused, CacheUnavailable, Claimed, Commit, Place, Slot
-from responder.cache.memory import MemoryCache
-from responder.keys import beside_name
-from schemas import Directives
+from prediction_responder import Answer, InvalidInput, Unavailable, predictor
+from prediction_responder.cache import CacheRefused, CacheUnavailable, Claimed, Commit, Place, Slot
+from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.memory import MemoryCache
+from prediction_schemas import Directives
 from tests.fakes import BrokenCache, Echo, GatedModel, Question, asker, served
 from tests.house import TTL_S, House, settle
 
@@ -464,7 +464,7 @@ async def test_a_refresh_whose_permit_is_taken_at_the_last_moment_lets_go() -> N
 def house_name(house: House, text: str) -> str:
     """Where the answer to a text is."""
     request = house.ask(text)
-    return request.model.key_of(request).name
+    return request.model.key_of(request.tenant, request.body).name
 
 
 async def test_a_claim_of_a_refresh_that_nobody_heard_is_taken_back() -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from lane import Delivery, Properties
-from producer import InvalidArgument, Prediction
-from producer.prediction import prediction_of
-from producer.request import encode_input
-from schemas import MalformedReply, Result, decode_reply
+from amqp_lane import Delivery, Properties
+from prediction_client import InvalidArgument, Prediction
+from prediction_client.prediction import prediction_of
+from prediction_client.request import encode_input
+from prediction_schemas import MalformedReply, Result, decode_reply
 from tests.fakes import Question
 
 values = st.recursive(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import NO_RETRIES, InvalidArgument, Retries, RetryBudget, Unavailable
+from prediction_client import NO_RETRIES, InvalidArgument, Retries, RetryBudget, Unavailable
 
 
 def unavailable(retry_after_s: float | None = None) -> Unavailable:

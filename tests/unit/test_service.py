@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from responder import Answer, InvalidInput, Unavailable, predictor
-from responder.cache.memory import MemoryCache
-from responder.predictor import Predictor
-from schemas import Directives, Failure, decode_reply
+from prediction_responder import Answer, InvalidInput, Unavailable, predictor
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.model.predictor import Predictor
+from prediction_schemas import Directives, Failure, decode_reply
 from tests.fakes import BrokenCache, Clock, Echo, GatedModel, Question, Replies, asker, served, serving
 
 

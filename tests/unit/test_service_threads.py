@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from responder import predictor
-from responder.cache.memory import MemoryCache
-from responder.predictor import Predictor
+from prediction_responder import predictor
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.model.predictor import Predictor
 from tests.fakes import Clock, Echo, Question, Replies, asker, served, serving
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from responder.cli import cli
-from responder.settings import InvalidSettings, Settings
+from prediction_responder.cli import cli
+from prediction_responder.settings import InvalidSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "canary-password"
@@ -74,7 +74,7 @@ def test_a_wrong_setting_is_one_line_that_names_its_variable(
 def test_all_wrong_settings_are_told_at_once_with_status_2_and_no_traceback() -> None:
     """One run of the real command tells everything."""
     wrong = {"AMQP_URL": f"http://u:{SECRET}@h/", "RESPONDER_PREFETCH": "x", "RESPONDER_GRACES": "1"}
-    command = [sys.executable, "-m", "responder", "check", "examples.price:price"]
+    command = [sys.executable, "-m", "prediction_responder", "check", "examples.price:price"]
     ended = subprocess.run(command, env=os.environ | wrong, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lane.window import AckWindow
+from amqp_lane.window import AckWindow
 
 
 class StrictBroker:

@@ -6,9 +6,10 @@ from typing import Any
 import pamqp.frame
 from pamqp import commands
 
-from lane import frames
-from lane.frames import Event, Splitter, encode_settlement
-from lane.wire import WATCHED, BrokerFault, Moderation, Wire
+from amqp_lane import frames
+from amqp_lane.encoding import encode_settlement
+from amqp_lane.frames import Event, Splitter
+from amqp_lane.wire import WATCHED, BrokerFault, Moderation, Wire
 
 ACK = frames.BASIC_ACK
 

@@ -1,0 +1,239 @@
+"""Deliveries in, in batches; settlements out, gathered for a few milliseconds."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from amqp_lane import frames
+from amqp_lane.connection import LINK_ERRORS, Channel, Link
+from amqp_lane.encoding import encode_settlement
+from amqp_lane.frames import Event, consumer_and_tag
+from amqp_lane.port import Delivery, ExchangeSpec, QueueSpec, Settlement
+from amqp_lane.properties import locate
+from amqp_lane.window import AckWindow
+from amqp_lane.wire import Moderation
+
+_BASIC_REJECT = b"\x00\x3c\x00\x5a"
+# Acknowledgements wait a little, so that one frame covers many: each one is a write here and, on a quorum queue, an
+# entry in the broker's log. They do not wait when much of the prefetch would wait with them.
+ACK_DELAY_S = 0.005
+ACK_SHARE_OF_PREFETCH = 4
+MODERATION = Moderation(events_per_ms=12, at_most_ms=2)
+
+
+class Inbox:
+    """Consumes queues and yields what they deliver, as one list of all that has come since the last one.
+
+    Args:
+        url, name, heartbeat_s: see `lane.connection.Link`.
+        queues: what to consume; each is declared first unless `declare` is False.
+        exchanges: what the queues are bound to, declared with them; one that is somebody else's is not named here.
+        prefetch: how many unsettled deliveries the broker may leave with us, for each queue.
+        headers: the names of the headers to look for in every message.
+        max_body_bytes: a larger body is skipped as it arrives; its delivery has `body` None.
+        on_lost: called when an epoch has ended, and with it what was delivered and not yielded.
+        no_ack: the broker forgets a message when it has sent it; nothing is to be settled.
+
+    Use it as `async with inbox: async for batch in inbox: ...`. Iteration ends after `stop()`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queues: Sequence[QueueSpec],
+        *,
+        name: str,
+        prefetch: int,
+        exchanges: Sequence[ExchangeSpec] = (),
+        heartbeat_s: int = 10,
+        headers: Collection[bytes] = (),
+        max_body_bytes: int = 16 * 2**20,
+        no_ack: bool = False,
+        declare: bool = True,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_lost = on_lost
+        self._queues = queues
+        self._exchanges = exchanges
+        self._prefetch = prefetch
+        self._headers = frozenset(headers)
+        self._no_ack = no_ack
+        self._declare = declare
+        self._link = Link(
+            url,
+            self,
+            name=name,
+            heartbeat_s=heartbeat_s,
+            keep=(frames.BASIC_DELIVER,),
+            confirms=False,
+            moderation=MODERATION,
+            max_body_bytes=max_body_bytes,
+        )
+        self._channel: Channel | None = None
+        self._queue_of: dict[bytes, str] = {}
+        self._arrived: list[Delivery] = []
+        self._reader: asyncio.Future[None] | None = None  # who waits for the next batch
+        self._stopping = False
+        self._window = AckWindow()
+        self._singles: list[bytes] = []
+        self._flush_later: asyncio.Handle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Inbox {self._link!r} arrived={len(self._arrived)} unsettled={self.unsettled}>"
+
+    @property
+    def is_consuming(self) -> bool:
+        """True while every queue has a consumer."""
+        return self._link.is_up and not self._stopping
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries of this epoch that are not settled yet."""
+        return self._window.unsettled
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last attempt to connect failed, in one line; None once it has worked."""
+        return self._link.last_error
+
+    async def consuming(self) -> None:
+        """Wait until every queue has a consumer."""
+        await self._link.up()
+
+    async def __aenter__(self) -> Self:
+        await self._link.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        self._wake()
+        self._flush()
+        await self._link.__aexit__(kind, error, trace)
+
+    async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._arrived and not self._stopping:
+                self._reader = loop.create_future()
+                await self._reader
+            if self._arrived:
+                batch, self._arrived = self._arrived, []
+                yield batch
+            if self._stopping and not self._arrived:
+                return
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def restart(self, why: str) -> None:
+        """Give everything unsettled back to the broker and begin a new epoch: the last resort after a fault of ours."""
+        self._link.end(ConnectionError(why))
+
+    async def stop(self) -> None:
+        """Consume no more. What has arrived and was not yielded goes back to its queue; iteration ends."""
+        self._stopping = True
+        channel = self._channel
+        if channel is not None:
+            with contextlib.suppress(*LINK_ERRORS):
+                for consumer in list(self._queue_of):
+                    await channel.amqp.basic_cancel(consumer.decode(), timeout=2.0)
+        unread, self._arrived = self._arrived, []
+        self.settle(unread, Settlement.REQUEUE)
+        self._wake()
+
+    def settle(self, deliveries: Iterable[Delivery], settlement: Settlement) -> None:
+        """Tell the broker what became of deliveries. Those of an ended epoch are forgotten: it has them back."""
+        channel = self._channel
+        if self._no_ack or channel is None:
+            return
+        tags = [delivery.tag for delivery in deliveries if delivery.epoch == channel.epoch]
+        if settlement is Settlement.ACK:
+            self._window.ack(tags)
+        else:
+            refused = filter(self._window.settle, tags)
+            self._singles += [_refusal(channel.number, tag, settlement) for tag in refused]
+        if self._singles or self._window.waiting * ACK_SHARE_OF_PREFETCH >= self._prefetch:
+            self._cancel_flush()
+            self._flush_later = channel.loop.call_soon(self._flush)
+        elif self._flush_later is None:
+            self._flush_later = channel.loop.call_later(ACK_DELAY_S, self._flush)
+
+    def _cancel_flush(self) -> None:
+        if self._flush_later is not None:
+            self._flush_later.cancel()
+            self._flush_later = None
+
+    def _flush(self) -> None:
+        self._cancel_flush()
+        channel = self._channel
+        if channel is None:
+            return
+        written, self._singles = self._singles, []
+        for tag, multiple in self._window.take():
+            written.append(encode_settlement(frames.BASIC_ACK, channel.number, tag, multiple))
+        if written:
+            channel.write(b"".join(written))
+
+    async def opened(self, channel: Channel) -> None:
+        """From the link: declare, then consume."""
+        self._channel = channel
+        self._window = AckWindow()
+        if self._declare:
+            for exchange in self._exchanges:
+                await channel.amqp.exchange_declare(exchange.name, exchange_type=exchange.type, durable=True)
+            for queue in self._queues:
+                await _declare(channel.amqp, queue)
+        await channel.amqp.basic_qos(prefetch_count=self._prefetch)
+        for index, queue in enumerate(self._queues):
+            if queue.consume and not self._stopping:
+                consumer = f"lane-{index}"
+                self._queue_of[consumer.encode()] = queue.name
+                await channel.amqp.basic_consume(queue.name, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
+
+    def received(self, events: list[Event]) -> None:
+        """From the link: the deliveries of one read of the socket."""
+        channel, headers = self._channel, self._headers
+        if channel is None:
+            return
+        arrived, queue_of, epoch = self._arrived, self._queue_of, channel.epoch
+        for _, arguments, header, body in events:
+            consumer, tag, redelivered = consumer_and_tag(arguments)
+            arrived.append(Delivery(queue_of[consumer], body, locate(header, headers), redelivered, tag, epoch))
+        self._window.delivered += len(events)
+        self._wake()
+
+    def writable(self) -> None:
+        """From the link: settlements are never held back."""
+
+    def lost(self, _error: Exception) -> None:
+        """From the link: what belongs to the epoch is forgotten in the step in which it ends."""
+        self._channel = None
+        self._queue_of = {}
+        self._arrived = []
+        self._singles = []
+        self._window = AckWindow()
+        self._on_lost()
+
+
+def _refusal(channel: int, tag: int, settlement: Settlement) -> bytes:
+    if settlement is Settlement.REQUEUE:
+        return encode_settlement(frames.BASIC_NACK, channel, tag, 2)
+    return encode_settlement(_BASIC_REJECT, channel, tag, 0)
+
+
+async def _unexpected(_message: Any) -> None:
+    msg = "aiormq was given a delivery that the wire should have kept"
+    raise AssertionError(msg)
+
+
+async def _declare(channel: Any, queue: QueueSpec) -> None:
+    await channel.queue_declare(
+        queue.name, durable=queue.durable, exclusive=queue.exclusive, arguments=dict(queue.arguments)
+    )
+    if queue.binding is not None:
+        await channel.queue_bind(queue.name, queue.binding.exchange, queue.binding.routing_key)

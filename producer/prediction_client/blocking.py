@@ -1,0 +1,148 @@
+"""The client for programs without an event loop: scripts, Django, threads."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from pydantic import BaseModel
+
+from prediction_client.client import PredictionClient
+from prediction_client.errors import NoBroker
+from prediction_client.prediction import Prediction
+
+T = TypeVar("T")
+CLOSED = "the client is closed, or was made before a fork: make one in each process, and use it inside `with`"
+CLOSE_TIMEOUT_S = 1.0
+
+
+class BlockingPredictionClient:
+    """`PredictionClient` with the same methods, which block: `with BlockingPredictionClient(url) as client: ...`.
+
+    Any number of threads may share one; its event loop runs in a thread of its own. Make one in each process: a thread
+    does not survive `fork`.
+
+    Args:
+        url, options: as `PredictionClient`.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._make: Callable[[], AbstractAsyncContextManager[PredictionClient]] = partial(
+            PredictionClient, url, **options
+        )
+        self._pid = 0
+        self._opening = threading.Lock()
+        self._is_open = False
+
+    @classmethod
+    def of(cls, make: Callable[[], AbstractAsyncContextManager[PredictionClient]]) -> Self:
+        """One around another client, which is made and entered in the thread of the event loop."""
+        one = cls("")
+        one._make = make
+        return one
+
+    def __repr__(self) -> str:
+        return f"<Blocking {getattr(self, '_client', 'not entered')!r}>"
+
+    def __enter__(self) -> Self:
+        if self._pid:
+            msg = "a client is entered once; make another one"
+            raise RuntimeError(msg)
+        # Here and not before: one that is made before a fork, and entered after it, shares no event loop with anybody.
+        self._pid = os.getpid()
+        self._stack = AsyncExitStack()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="prediction client", daemon=True)
+        self._thread.start()
+        self._is_open = True
+        try:
+            self._client = self._run(self._enter)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it. Calls of other threads end with OutcomeUnknown or NoBroker. Twice, or after a fork, is harmless."""
+        if self._pid != os.getpid():
+            return
+        with self._opening:
+            was_open, self._is_open = self._is_open, False
+        if was_open:
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+            self._end()
+
+    @overload
+    def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+
+    @overload
+    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+
+    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any:
+        """See `PredictionClient.predict`."""
+        return self._run(lambda: self._client.predict(model, features, **options))
+
+    def ask(self, model: str, features: BaseModel | Any, **options: Any) -> Prediction:
+        """See `PredictionClient.ask`."""
+        return self._run(lambda: self._client.ask(model, features, **options))
+
+    @overload
+    def predict_many(self, model: str, inputs: Iterable[Any], *, output: type[T], **options: Any) -> list[T]: ...
+
+    @overload
+    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+
+    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]:
+        """See `PredictionClient.predict_many`; all inputs are read before the first one is asked."""
+        every = list(inputs)  # in the caller's thread: they may take their time, or be a query
+        return self._run(lambda: self._client.predict_many(model, every, **options))
+
+    def warm(self, model: str, inputs: Iterable[Any], **options: Any) -> int:
+        """See `PredictionClient.warm`; all inputs are read before the first one is asked."""
+        every = list(inputs)
+        return self._run(lambda: self._client.warm(model, every, **options))
+
+    async def _enter(self) -> PredictionClient:
+        return await self._stack.enter_async_context(self._make())
+
+    async def _leave(self) -> None:
+        """What was begun before ends now, or is cancelled: the loop stops, and nobody may wait for it for ever."""
+        await self._stack.aclose()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            await asyncio.wait(rest, timeout=CLOSE_TIMEOUT_S)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        future = None
+        if self._pid == os.getpid():  # first: after a fork the lock may be held by a thread that is not there
+            with self._opening:  # what is begun here is begun before the client is closed, or not at all
+                if self._is_open and threading.current_thread() is not self._thread:
+                    future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        if future is None:
+            raise NoBroker(CLOSED)
+        try:
+            return future.result()
+        except CancelledError:
+            raise NoBroker(CLOSED) from None
+        except BaseException:  # Ctrl-C among them: nobody waits for it any more
+            future.cancel()
+            raise
+
+    def _end(self) -> None:
+        self._is_open = False
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

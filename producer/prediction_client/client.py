@@ -1,0 +1,228 @@
+"""The client: one reply queue of its own, and a future for each call."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from pydantic import BaseModel
+
+from amqp_lane import Message, Transport
+from prediction_client.calls import Room
+from prediction_client.errors import DeadlineExceeded, OutcomeUnknown, PredictionError
+from prediction_client.many import answers_to_all, warmed
+from prediction_client.prediction import Prediction
+from prediction_client.reply_channel import Broker
+from prediction_client.request import encode_input
+from prediction_client.retry import Retries, RetryBudget
+from prediction_client.session import Session
+from prediction_client.typed import adapter_of, typed
+
+_NOT_TAKEN = frozenset({"UNKNOWN_MODEL", "NO_BROKER", "RESOURCE_EXHAUSTED"})
+T = TypeVar("T")
+
+
+class PredictionClient:
+    """Asks for predictions: `async with PredictionClient(url) as client: await client.predict("price", features)`.
+
+    Cancelling a call forgets it; its answer is dropped when it comes. A connection that is lost comes back by itself.
+
+    Args:
+        url: the broker's AMQP URL.
+        timeout_s: how long a call may take, unless it says otherwise; retries and waiting included.
+        connect_timeout_s: how long entering may take.
+        namespace: the responders' RESPONDER_NAMESPACE.
+        max_in_flight: calls at once; more wait for their turn, within their own time.
+        retries: when a failed attempt is followed by another one. An attempt has the correlation id of the call, so a
+            late reply to an earlier one is as good.
+        retry_budget: what all retries together may cost.
+        user_id: the broker's user of `url`, to travel with each request; the broker refuses a false one.
+        exchange: where requests are published, e.g. `predictions`, for a user who may not write to the default one.
+        reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; the reply queue is bound to it with its own name.
+        reply_prefix: what the name of the reply queue begins with.
+        transport: what carries requests and replies, instead of RabbitMQ at `url`; see `producer.testing`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        connect_timeout_s: float = 10.0,
+        namespace: str = "",
+        max_in_flight: int = 1000,
+        retries: Retries | None = None,
+        retry_budget: RetryBudget | None = None,
+        user_id: str | None = None,
+        exchange: str = "",
+        reply_exchange: str = "",
+        reply_prefix: str = "replies.",
+        transport: Transport | None = None,
+    ) -> None:
+        if max_in_flight < 1:
+            msg = f"max_in_flight must be 1 or more, not {max_in_flight}"
+            raise ValueError(msg)
+        self._timeout_s = _checked(timeout_s)
+        self._connect_timeout_s = connect_timeout_s
+        self._max_in_flight = max_in_flight
+        self._room = Room(max_in_flight)
+        self._retries = retries or Retries()
+        # All that one lost connection fails may be tried again.
+        self._budget = retry_budget or RetryBudget(burst=max(100.0, max_in_flight))
+        broker = Broker(url, namespace, exchange, reply_exchange, reply_prefix, user_id)
+        self._session = Session(broker, transport)
+
+    def __repr__(self) -> str:
+        return f"<PredictionClient {self._session!r}>"
+
+    async def __aenter__(self) -> Self:
+        await self._session.open(self._connect_timeout_s)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    @overload
+    async def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+
+    @overload
+    async def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+
+    async def predict(self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Any) -> Any:
+        """The model's output for one input.
+
+        Args:
+            output: what it is to be, e.g. a pydantic model, any other type that pydantic knows, or a `TypeAdapter`; a
+                JSON value by default.
+            options: see `ask`.
+        """
+        adapter = adapter_of(output)
+        return typed((await self.ask(model, features, **options)).value, adapter, output)
+
+    async def ask(
+        self,
+        model: str,
+        features: BaseModel | Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it travels with the request as its deadline
+        cache_control: str | None = None,
+        tenant: str | None = None,
+    ) -> Prediction:
+        """Ask a model, and learn where the answer came from.
+
+        Args:
+            model: its name.
+            features: a pydantic model or a JSON value.
+            timeout: seconds; the responder drops the work when nobody can wait for it any more.
+            cache_control: RFC 9111 request directives, e.g. `no-cache` or `max-age=5`.
+            tenant: the namespace of the cached answer.
+
+        Raises:
+            UnknownModel: no queue takes requests for it.
+            DeadlineExceeded: no answer in time.
+            OutcomeUnknown: the connection was lost; the model may or may not have been called.
+            PredictionError: see `producer.errors`.
+            ValueError: a timeout that never ends.
+        """
+        timeout_s = self._timeout_s if timeout is None else _checked(timeout)
+        loop = asyncio.get_running_loop()
+        deadline, attempt, identifier = loop.time() + timeout_s, 1, self._session.new_id()
+        unknown: OutcomeUnknown | None = None
+        body = encode_input(features)
+        if timeout_s <= 0:
+            msg = f"no answer from {model!r} in time: there was none, timeout={timeout_s:g}"
+            raise DeadlineExceeded(msg)
+        self._budget.note_call()
+        while True:
+            await self._room.enter(deadline)
+            try:
+                return await self._session.attempt(identifier, model, body, deadline, cache_control, tenant)
+            except PredictionError as error:
+                unknown = error if isinstance(error, OutcomeUnknown) else unknown
+                delay_s = self._retries.delay_s(error, attempt, deadline - loop.time())
+                if delay_s is None or not self._budget.take():
+                    if unknown is not None and error.code in _NOT_TAKEN:
+                        # This attempt did not arrive. An earlier one may have.
+                        raise OutcomeUnknown(f"{unknown.message}; and then: {error.message}") from error
+                    raise
+            finally:
+                self._room.leave()
+            if not await self._session.pause(delay_s) and unknown is not None:
+                raise unknown
+            self._session.check_open()
+            attempt += 1
+
+    @overload
+    async def predict_many(
+        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["raise"] = "raise", **options: Any
+    ) -> list[T]: ...
+
+    @overload
+    async def predict_many(
+        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["return"], **options: Any
+    ) -> list[T | PredictionError]: ...
+
+    @overload
+    async def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+
+    async def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Any = None,
+        errors: Literal["raise", "return"] = "raise",
+        **options: Any,
+    ) -> list[Any]:
+        """The model's outputs for many inputs, in their order; as many at once as the client allows.
+
+        Args:
+            inputs: may be endless or large: it is read as answers come.
+            output: see `predict`.
+            errors: `raise` ends with the first error and forgets the other calls; `return` puts errors into the list.
+            options: see `ask`; a timeout is that of each call.
+        """
+        call = partial(self.predict, model, output=output, **options)
+        return await answers_to_all(call, inputs, at_once=self._max_in_flight, errors=errors)
+
+    async def warm(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - of each request
+        tenant: str | None = None,
+    ) -> int:
+        """Have answers computed and cached for which nobody waits; how many were asked for.
+
+        It returns when the broker has all of them, which is before they are computed.
+
+        Args:
+            timeout: seconds after which the responder drops what it has not begun.
+
+        Raises:
+            UnknownModel, ResourceExhausted, OutcomeUnknown: of the first that was not taken.
+            NoBroker: the client is closed.
+        """
+        left_s = self._timeout_s if timeout is None else _checked(timeout)
+        loop = asyncio.get_running_loop()
+
+        def message(one: Any) -> Message:
+            self._session.check_open()
+            body, give_up_at = encode_input(one), loop.time() + left_s
+            return self._session.channel.writer.unanswered(
+                model, body, left_s=left_s, give_up_at=give_up_at, tenant=tenant
+            )
+
+        return await warmed(self._session.channel.outbox, map(message, inputs), model)
+
+
+def _checked(timeout_s: float) -> float:
+    if not math.isfinite(timeout_s):
+        msg = f"a timeout is a number of seconds, not {timeout_s}"
+        raise ValueError(msg)
+    return timeout_s

@@ -1,0 +1,132 @@
+"""What can go wrong with a call, by whose fault it is.
+
+PredictionError
+├── InvalidArgument, PayloadTooLarge, UnsupportedMediaType, PermissionDenied, UnknownModel   the call's
+├── CacheMiss                                                                                the call asked for it
+├── ModelFailed                                                                              the model's
+├── ResourceExhausted, Unavailable                                                           not now: try again
+├── DeadlineExceeded                                                                         too late
+└── NoBroker, OutcomeUnknown                                                                 the connection's
+"""
+
+from typing import Any
+
+from prediction_schemas import Code, Failure
+
+
+class PredictionError(Exception):
+    """A call that has no result.
+
+    Attributes:
+        code: the wire contract's code, or the client's own word for what happened before any reply.
+        retryable: whether the same call may succeed later.
+        retry_after_s: when, if the responder said so.
+        details: e.g. the fields at fault.
+        status: the HTTP status that a gateway may answer with.
+    """
+
+    code = "UNKNOWN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.details = details or {}
+
+    @property
+    def status(self) -> int:
+        """The HTTP status for a gateway to answer with; 502 for a code of a later version, or a reply that is none."""
+        return _OWN_STATUS.get(self.code) or (Code[self.code].status if self.code in Code.__members__ else 502)
+
+
+class InvalidArgument(PredictionError):
+    """400: the input does not fit the model's schema, or the model refused it."""
+
+
+class PermissionDenied(PredictionError):
+    """403: this user may not ask."""
+
+
+class CacheMiss(PredictionError):
+    """412: `only-if-cached`, and nothing usable is cached."""
+
+
+class PayloadTooLarge(PredictionError):
+    """413: the input or the answer is over its limit."""
+
+
+class UnsupportedMediaType(PredictionError):
+    """415: the request was not plain JSON."""
+
+
+class ResourceExhausted(PredictionError):
+    """429: too much is waiting; the model's queue may be full."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ModelFailed(PredictionError):
+    """500: the model or the responder failed on this input."""
+
+
+class Unavailable(PredictionError):
+    """503: the model is not available now."""
+
+
+class DeadlineExceeded(PredictionError):
+    """504: there was no answer in time. The work may have been done all the same."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class UnknownModel(PredictionError):
+    """No queue takes requests for this model: its name is wrong, or no responder has ever served it."""
+
+    code = "UNKNOWN_MODEL"
+
+
+class NoBroker(PredictionError):
+    """The broker cannot be reached."""
+
+    code = "NO_BROKER"
+
+
+class OutcomeUnknown(PredictionError):
+    """The connection was lost around the publish: the request may or may not have arrived."""
+
+    code = "OUTCOME_UNKNOWN"
+
+
+_OWN_STATUS = {"UNKNOWN_MODEL": 404, "NO_BROKER": 503, "OUTCOME_UNKNOWN": 503}
+_BY_STATUS: dict[int, type[PredictionError]] = {
+    400: InvalidArgument,
+    403: PermissionDenied,
+    412: CacheMiss,
+    413: PayloadTooLarge,
+    415: UnsupportedMediaType,
+    429: ResourceExhausted,
+    500: ModelFailed,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+
+
+def error_of(failure: Failure, retry_after_s: float | None) -> PredictionError:
+    """The typed error for an error reply; a status of a later version becomes a plain PredictionError."""
+    return _BY_STATUS.get(failure.status, PredictionError)(
+        failure.message,
+        code=failure.code,
+        retryable=failure.retryable,
+        retry_after_s=retry_after_s,
+        details=dict(failure.details),
+    )

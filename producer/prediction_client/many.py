@@ -1,0 +1,90 @@
+"""Many calls as one: in order, bounded, and with one ending."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sized
+from itertools import islice
+from typing import Any, Literal
+
+from amqp_lane import Fate, Message, Publisher
+from prediction_client.errors import OutcomeUnknown, PredictionError, ResourceExhausted, UnknownModel
+
+_AT_ONCE = 500  # requests that nobody waits for are published so many at a time
+
+
+def error_of_fate(fate: Fate, model: str) -> PredictionError:
+    """Why a request was not taken."""
+    match fate:
+        case Fate.RETURNED:
+            return UnknownModel(f"no queue takes requests for the model {model!r}")
+        case Fate.REFUSED:
+            return ResourceExhausted("the broker refused the request; its queue may be full", retryable=True)
+        case _:
+            msg = "the connection was lost; the request may or may not have arrived"
+            return OutcomeUnknown(msg, retryable=True)
+
+
+async def answers_to_all(
+    call: Callable[[Any], Awaitable[Any]], inputs: Iterable[Any], *, at_once: int, errors: Literal["raise", "return"]
+) -> list[Any]:
+    """What a call says to each input, in their order.
+
+    Args:
+        at_once: how many are made at a time; inputs are read no faster.
+        errors: `raise` the first and cancel the others, or `return` them in the list.
+    """
+    if errors not in ("raise", "return"):
+        msg = f"errors is 'raise' or 'return', not {errors!r}"
+        raise ValueError(msg)
+    if isinstance(inputs, Sized):
+        at_once = min(at_once, len(inputs))
+    answers: dict[int, Any] = {}
+    numbered = enumerate(inputs)
+
+    async def work() -> None:
+        for number, one in numbered:
+            try:
+                answers[number] = await call(one)
+            except PredictionError as error:
+                if errors == "raise":
+                    raise
+                answers[number] = error
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [answers[number] for number in range(len(answers))]
+
+
+class Warming:
+    """Requests that nobody waits for, on their way to the broker."""
+
+    def __init__(self, model: str, count: int) -> None:
+        self._model = model
+        self._left = count
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note(self, fate: Fate) -> None:
+        """What became of one of them."""
+        self._left -= 1
+        if self.done.done():
+            return
+        if fate is not Fate.CONFIRMED:
+            self.done.set_exception(error_of_fate(fate, self._model))
+        elif not self._left:
+            self.done.set_result(None)
+
+
+async def warmed(outbox: Publisher, messages: Iterable[Message], model: str) -> int:
+    """Publish them, and wait until the broker has them; how many there were."""
+    rest, count = iter(messages), 0
+    while batch := list(islice(rest, _AT_ONCE)):
+        warming = Warming(model, len(batch))
+        for message in batch:
+            message.token = warming
+        outbox.send(batch)
+        await warming.done
+        count += len(batch)
+    return count

@@ -1,0 +1,77 @@
+"""What a reply says: a result and where it came from, or a typed error."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from amqp_lane import Delivery
+from prediction_client.errors import PredictionError, error_of
+from prediction_schemas import CacheStatus, Failure, MalformedReply, decode_reply, parse_cache_status
+
+REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms", b"retry-after-ms")
+_NUMBER = re.compile(rb"[0-9]{1,15}")
+_MAX_HEADER_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A result and where it came from.
+
+    Attributes:
+        value: the model's output, as a JSON value.
+        cache_status: hit, miss, collapsed, and the freshness left (RFC 9211).
+        age_s: how old the answer is; 0 for a new one.
+        model, model_version: who answered.
+        duration_ms: from the responder's receipt to its reply.
+    """
+
+    value: Any
+    cache_status: CacheStatus
+    age_s: int
+    model: str
+    model_version: str
+    duration_ms: int
+
+
+def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
+    """What a reply says."""
+    headers, body = delivery.properties.headers, delivery.body or b""
+    try:
+        reply = decode_reply(body)
+    except MalformedReply as error:
+        return PredictionError(str(error), code="MALFORMED_REPLY")
+    if isinstance(reply, Failure):
+        retry_after_ms = _number(_header(headers, b"retry-after-ms"))
+        return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
+    return Prediction(
+        reply.value,
+        _status(_header(headers, b"cache-status")),
+        _number(_header(headers, b"age")) or 0,
+        _text(_header(headers, b"model")),
+        _text(_header(headers, b"model-version")),
+        _number(_header(headers, b"duration-ms")) or 0,
+    )
+
+
+def _header(headers: Mapping[bytes, bytes | None], name: bytes) -> bytes:
+    """A header of ours; one that is longer than any of ours is read as if it were absent, and never kept."""
+    value = headers.get(name)
+    return value if value is not None and len(value) <= _MAX_HEADER_BYTES else b""
+
+
+# Replies say the same few things again and again.
+@lru_cache(maxsize=1024)
+def _status(header: bytes) -> CacheStatus:
+    return parse_cache_status(_text(header))
+
+
+@lru_cache(maxsize=1024)
+def _text(header: bytes) -> str:
+    return header.decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=4096)
+def _number(header: bytes) -> int | None:
+    return int(header) if _NUMBER.fullmatch(header) else None

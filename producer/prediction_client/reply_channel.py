@@ -1,0 +1,94 @@
+"""The two connections of a caller, with a reply queue of its own. The client and the load tool share it."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from amqp_lane import Amqp, Binding, Fate, Message, QueueSpec, Transport
+from prediction_client.prediction import REPLY_HEADERS
+from prediction_client.request import RequestWriter
+
+PREFETCH = 1000
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where requests and replies travel.
+
+    Args:
+        url: the broker's AMQP URL.
+        namespace: the responders' RESPONDER_NAMESPACE.
+        exchange: where requests are published; empty for the default exchange.
+        reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; empty for the default exchange.
+        reply_prefix: what the name of the reply queue begins with.
+        user_id: the broker's user, to travel with each request; None for no user.
+    """
+
+    url: str = field(repr=False)
+    namespace: str = ""
+    exchange: str = ""
+    reply_exchange: str = ""
+    reply_prefix: str = "replies."
+    user_id: str | None = None
+
+
+class ReplyChannel:
+    """A consumer of the reply queue and a publisher of requests.
+
+    Args:
+        broker: where they connect.
+        purpose: names the connections, e.g. `prediction client`.
+        on_lost: called when the reply queue is gone, and with it every reply that is still to come.
+        on_fate: called with requests and what became of them.
+        transport: carries requests and replies instead of RabbitMQ at the broker's URL.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        purpose: str,
+        on_lost: Callable[[], None],
+        on_fate: Callable[[Sequence[Message], Fate], None],
+        transport: Transport | None = None,
+    ) -> None:
+        self.queue = f"{broker.reply_prefix}{uuid.uuid4().hex}"
+        prefix = "" if broker.exchange else f"{broker.namespace}predictions."
+        self.writer = RequestWriter(prefix=prefix, reply_to=self.queue, user_id=broker.user_id)
+        binding = Binding(broker.reply_exchange, self.queue) if broker.reply_exchange else None
+        carrier = transport or Amqp(broker.url)
+        self.inbox = carrier.inbox(
+            [QueueSpec(self.queue, durable=False, exclusive=True, binding=binding)],
+            name=f"{purpose} replies",
+            prefetch=PREFETCH,
+            headers=REPLY_HEADERS,
+            no_ack=True,
+            on_lost=on_lost,
+        )
+        self.outbox = carrier.outbox(name=f"{purpose} requests", exchange=broker.exchange, on_fate=on_fate)
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not up, in one line."""
+        return self.outbox.last_error or self.inbox.last_error
+
+    async def up(self) -> None:
+        """Wait until both are connected."""
+        await self.outbox.up()
+        await self.inbox.consuming()
+
+    async def __aenter__(self) -> Self:
+        await self.inbox.__aenter__()
+        await self.outbox.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Both connections end, whatever happens to the task that waits for it."""
+        try:
+            await self.outbox.__aexit__(kind, error, trace)
+        finally:
+            await self.inbox.__aexit__(kind, error, trace)

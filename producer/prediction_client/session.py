@@ -1,0 +1,150 @@
+"""One connected client: open, one attempt after another, closed."""
+
+import asyncio
+import contextlib
+import math
+
+from amqp_lane import Transport
+from prediction_client.calls import Calls
+from prediction_client.errors import DeadlineExceeded, NoBroker
+from prediction_client.prediction import Prediction
+from prediction_client.reply_channel import Broker, ReplyChannel
+from prediction_client.tracing import find_trace
+
+
+class Session:
+    """Sends requests and awaits their replies while it is open.
+
+    Args:
+        broker: where it connects.
+        transport: carries messages instead of RabbitMQ.
+    """
+
+    def __init__(self, broker: Broker, transport: Transport | None) -> None:
+        self._calls = Calls()
+        self._trace = find_trace()
+        self._reader: asyncio.Task[None] | None = None
+        self._is_entered = False
+        self._closed = asyncio.Event()
+        self.channel = ReplyChannel(
+            broker,
+            purpose="prediction client",
+            on_lost=lambda: self._calls.fail_all("the connection was lost while the reply was awaited", retryable=True),
+            on_fate=self._calls.note_fates,
+            transport=transport,
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.channel.queue} waiting={len(self._calls)}"
+
+    async def open(self, timeout_s: float) -> None:
+        """Connect.
+
+        Raises:
+            NoBroker: not within this time.
+        """
+        if self._is_entered:
+            msg = "a client is entered once; make another one"
+            raise RuntimeError(msg)
+        self._is_entered = True
+        await self.channel.__aenter__()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.channel.up()
+        except BaseException as error:
+            why = self.channel.problem or "no answer"
+            await self._leave()
+            if isinstance(error, TimeoutError):
+                msg = f"the broker cannot be reached: {why}"
+                raise NoBroker(msg, retryable=True) from error
+            raise
+        self._reader = asyncio.create_task(self._calls.read(self.channel.inbox), name="prediction client reader")
+
+    async def close(self) -> None:
+        """End every call, then both connections."""
+        self._closed.set()
+        self._calls.fail_all("the client was closed before the reply came", retryable=False)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._closed.set()
+        try:
+            await self.channel.__aexit__(None, None, None)
+        finally:
+            if self._reader is not None:
+                await self._reader
+
+    def check_open(self) -> None:
+        """Raise NoBroker unless it is open."""
+        if not self._is_entered or self._closed.is_set():
+            msg = "the client is closed, or was never entered"
+            raise NoBroker(msg)
+
+    async def pause(self, delay_s: float) -> bool:
+        """Wait between two attempts; False when the client was closed meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._closed.wait()
+        return not self._closed.is_set()
+
+    def new_id(self) -> bytes:
+        """The correlation id of a new call."""
+        return self._calls.new_id()
+
+    async def attempt(
+        self,
+        identifier: bytes,
+        model: str,
+        body: bytes,
+        deadline: float,
+        cache_control: str | None,
+        tenant: str | None,
+    ) -> Prediction:
+        """Send one request, and await the reply to it or to an earlier attempt of the same call."""
+        loop = asyncio.get_running_loop()
+        if not self.channel.inbox.is_consuming or self._closed.is_set():
+            await self._can_be_answered(deadline, model)
+        message = self.channel.writer.message(
+            identifier,
+            model,
+            body,
+            left_s=deadline - loop.time(),
+            give_up_at=deadline,
+            cache_control=cache_control,
+            tenant=tenant,
+            trace=self._trace(),
+        )
+        future = self._calls.begin(identifier)
+        message.token = future, model
+        timer = loop.call_at(deadline, self._too_late, identifier, model)
+        try:
+            self.channel.outbox.send((message,))
+            return await future
+        finally:
+            timer.cancel()
+            self._calls.end(identifier)
+            message.give_up_at = -math.inf  # nobody waits any more: what is not written yet is not written at all
+
+    def _too_late(self, identifier: bytes, model: str) -> None:
+        why = f": {self.channel.outbox.last_error}" if self.channel.outbox.last_error else ""
+        self._calls.resolve(identifier, DeadlineExceeded(f"no answer from {model!r} in time{why}"))
+
+    async def _can_be_answered(self, deadline: float, model: str) -> None:
+        """Wait until the reply queue is there.
+
+        Raises:
+            NoBroker: the client is closed, or closes.
+            DeadlineExceeded: it is not there in time.
+        """
+        self.check_open()
+        waits = {asyncio.ensure_future(self.channel.inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
+        left_s = deadline - asyncio.get_running_loop().time()
+        try:
+            done, _ = await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self.check_open()
+        if not done:
+            msg = f"no answer from {model!r} in time: not connected: {self.channel.inbox.last_error or 'connecting'}"
+            raise DeadlineExceeded(msg)

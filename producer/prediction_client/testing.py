@@ -1,0 +1,63 @@
+"""Answers in memory, for the tests of those who ask: no broker, no Redis, and the responder's own service.
+
+    async with answering(price) as client:
+        assert await client.predict("price", {"pair": "ETH/EUR"}) == {"price": 2300.25}
+
+`price` is a predictor as a responder serves it: the real model, or one that the test writes. Keys, validation,
+coalescing, caching, directives and errors are the responder's; only the network is left out.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from amqp_lane import MemoryBroker
+from prediction_client.blocking import BlockingPredictionClient
+from prediction_client.client import PredictionClient
+from prediction_responder import Responder, Settings
+from prediction_responder.model.predictor import Predictor
+
+
+class _NotFromTheEnvironment(Settings):
+    """What a test says is in force, and nothing else."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **_named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@asynccontextmanager
+async def answering(*predictors: Predictor, client: dict[str, Any] | None = None) -> AsyncIterator[PredictionClient]:
+    """A client whose calls these predictors answer, in this process.
+
+    Args:
+        predictors: who answers; a call to any other model is UnknownModel.
+        client: options for `PredictionClient`.
+    """
+    broker, options = MemoryBroker(), client or {}
+    settings = _NotFromTheEnvironment.model_validate(
+        {
+            "AMQP_URL": "amqp://in.memory/",
+            "REDIS_URL": "memory://",
+            "namespace": options.get("namespace", ""),
+            "grace_s": 0.1,  # a model that never answers does not hold up the end of a test
+        }
+    )
+    async with (
+        Responder(predictors, settings, transport=broker),
+        PredictionClient("", transport=broker, **options) as one,
+    ):
+        yield one
+
+
+@contextmanager
+def answering_blocking(
+    *predictors: Predictor, client: dict[str, Any] | None = None
+) -> Iterator[BlockingPredictionClient]:
+    """The same for code that blocks."""
+    with BlockingPredictionClient.of(lambda: answering(*predictors, client=client)) as one:
+        yield one

@@ -1,6 +1,0 @@
-"""`python -m responder`."""
-
-from responder.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,26 @@
+"""A prediction responder on RabbitMQ. What a model's owner needs is importable from here."""
+
+from typing import TYPE_CHECKING
+
+from prediction_responder.model.answer import Answer, InvalidInput, Unavailable
+from prediction_responder.model.predictor import predictor
+
+if TYPE_CHECKING:
+    from prediction_responder.app import Responder
+    from prediction_responder.settings import Settings
+
+__all__ = ["Answer", "InvalidInput", "Responder", "Settings", "Unavailable", "predictor"]
+
+
+def __getattr__(name: str) -> object:
+    """Load the service only when it is asked for, so that a module of models imports in milliseconds."""
+    if name == "Responder":
+        from prediction_responder.app import Responder
+
+        return Responder
+    if name == "Settings":
+        from prediction_responder.settings import Settings
+
+        return Settings
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

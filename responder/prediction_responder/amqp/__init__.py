@@ -1,0 +1,5 @@
+"""Requests and replies over AMQP. The rest of the responder reaches the lane through this package only."""
+
+from amqp_lane import Amqp, Consumer, Publisher, Transport
+
+__all__ = ["Amqp", "Consumer", "Publisher", "Transport"]

@@ -1,0 +1,169 @@
+"""The straight line: batches from the inbox to the service, replies to the outbox, and then the acknowledgement.
+
+Every delivery ends in exactly one settlement: acknowledged when its reply's fate is known or when there is
+nobody to reply to, or handed back when its work has not started and the responder stops.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+
+from amqp_lane import Consumer, Delivery, Fate, Message, Publisher, Settlement
+from prediction_responder.amqp.replies import compose, message_of
+from prediction_responder.amqp.requests import REPLY_TYPES, Intake, ReplyPolicy
+from prediction_responder.cache import CachedAnswers
+from prediction_responder.flight.leader import Leading
+from prediction_responder.messages import Model, Outcome, Refused, Reply, Request, failure
+from prediction_responder.observe.events import Observer
+from prediction_responder.observe.logs import logger
+from prediction_responder.service import Service
+from prediction_schemas import NO_STATUS, Code
+
+log = logger(__name__)
+
+FATES = {fate: fate.name.lower() for fate in Fate}
+
+
+class Pipeline:
+    """Moves batches until it is drained.
+
+    Args:
+        models: by the name of the queue that asks them.
+        inbox: where requests come from.
+        answers, leading, pending: see `Service`.
+        intake, policy: see `responder.wire`.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model],
+        inbox: Consumer,
+        answers: CachedAnswers,
+        leading: Leading,
+        pending: int,
+        intake: Intake,
+        policy: ReplyPolicy,
+        observer: Observer,
+    ) -> None:
+        self._models = models
+        self._inbox = inbox
+        self._outbox: Publisher | None = None
+        self._service = Service(answers, leading, self._deliver, pending=pending, on_refresh=observer.count_refresh)
+        self._condemned: set[Delivery] = set()
+        self._intake = intake
+        self._policy = policy
+        self._running: asyncio.Task[None] | None = None
+        self._observer = observer
+        self._clock = time.monotonic  # the event loop's, once there is one
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self._inbox!r} {self._service!r} {self._outbox!r}>"
+
+    async def run(self, outbox: Publisher) -> None:
+        """Answer what comes, until the inbox is stopped."""
+        self._outbox = outbox
+        self._running = asyncio.current_task()
+        self._clock = asyncio.get_running_loop().time
+        async for batch in self._inbox:
+            try:
+                await self._service.handle(self._requests(batch))
+            except Exception:
+                log.exception("batch_failed")
+                self._inbox.restart("a batch failed; the broker delivers it again")
+
+    async def drain(self, grace_s: float) -> bool:
+        """Stop consuming, hand back what has not started, finish the rest; True when all of it was finished.
+
+        What is still running when the grace period ends is handed back too: another replica starts it again.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + grace_s
+        await self._inbox.stop()
+        if self._running is not None:  # the batch that is being looked up now launches its flights first
+            await asyncio.wait({self._running}, timeout=max(0.0, ends_at - loop.time()))
+        self._inbox.settle(self._tokens(self._service.hand_back(started=False)), Settlement.REQUEUE)
+        finished = await _within(self._service.idle(), ends_at - loop.time())
+        self._inbox.settle(self._tokens(self._service.hand_back(started=True)), Settlement.REQUEUE)
+        if self._outbox is not None:
+            finished &= await _within(self._outbox.drained(), max(1.0, ends_at - loop.time()))
+        return finished
+
+    def settle_fates(self, messages: Sequence[Message], fate: Fate) -> None:
+        """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
+        self._observer.count_fates(FATES[fate], len(messages))
+        self._settle([message.token for message in messages])
+
+    def _requests(self, batch: Sequence[Delivery]) -> list[Request]:
+        now, now_ms = self._clock(), time.time_ns() // 1_000_000
+        requests: list[Request] = []
+        done: list[Delivery] = []
+        refusals: list[Message] = []
+        for delivery in batch:
+            model = self._models[delivery.queue]
+            reply_to = delivery.properties.reply_to
+            if delivery.properties.type in REPLY_TYPES:  # answering an answer would be the beginning of a loop
+                self._observer.count_odd("not_a_request")
+                done.append(delivery)
+            elif reply_to and not self._policy.accepts(reply_to, delivery.properties.user_id):
+                self._observer.count_odd("reply_to_refused")
+                log.warning("reply_to_refused", reply_to=reply_to[:80].decode("ascii", "backslashreplace"))
+                done.append(delivery)
+            else:
+                try:
+                    requests.append(self._intake.request(delivery, model, now, now_ms))
+                except Refused as refusal:
+                    refusals.append(self._refusal(delivery, model, refusal.outcome))
+                except Exception as error:
+                    log.error("intake_failed", model=model.name, exc_info=error)
+                    outcome = failure(Code.INTERNAL, "the responder failed on this request")
+                    refusals.append(self._refusal(delivery, model, outcome))
+        if refusals:
+            self._send(refusals)
+        if done:
+            self._inbox.settle(done, Settlement.ACK)
+        return requests
+
+    def _refusal(self, delivery: Delivery, model: Model, outcome: Outcome) -> Message:
+        self._observer.count_replies([(model.name, outcome.code, NO_STATUS.kind)])
+        return compose(delivery, outcome, NO_STATUS, model)
+
+    def _deliver(self, replies: list[Reply]) -> None:
+        now = self._clock()
+        for reply in replies:
+            if reply.outcome.code is Code.MODEL_CRASHED:
+                self._condemned.add(reply.request.token)
+        self._send([message_of(reply, now) for reply in replies])
+        # Last, because somebody waits for what was sent.
+        self._observer.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        """Messages to the outbox; a request that named nobody to reply to is done."""
+        addressed = [message for message in messages if message.routing_key]
+        if len(addressed) < len(messages):
+            self._settle([one.token for one in messages if not one.routing_key])
+        if addressed and self._outbox is not None:
+            self._outbox.send(addressed)
+
+    def _settle(self, done: list[Delivery]) -> None:
+        """Done: acknowledged, but for what has killed its process too often; somebody should look at that."""
+        if self._condemned:
+            dead = [delivery for delivery in done if delivery in self._condemned]
+            self._condemned.difference_update(dead)
+            self._inbox.settle(dead, Settlement.DEAD_LETTER)
+            done = [delivery for delivery in done if delivery not in dead]
+        self._inbox.settle(done, Settlement.ACK)
+
+    @staticmethod
+    def _tokens(requests: Sequence[Request]) -> list[Delivery]:
+        return [request.token for request in requests]
+
+
+async def _within(wait: Awaitable[None], limit_s: float) -> bool:
+    """Whether a wait ended in time."""
+    try:
+        async with asyncio.timeout(max(0.0, limit_s)):
+            await wait
+    except TimeoutError:
+        return False
+    return True

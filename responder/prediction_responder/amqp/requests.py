@@ -1,0 +1,162 @@
+"""AMQP properties to requests, by version 1 of the wire contract."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from amqp_lane import Delivery, Properties
+from prediction_responder.messages import Model, Refused, Request
+from prediction_schemas import NO_DIRECTIVES, Code, Directives, parse_cache_control
+
+HEADERS = (b"deadline", b"cache-control", b"tenant", b"traceparent", b"tracestate")
+
+_DIRECT = re.compile(
+    rb"amq\.(?:rabbitmq\.reply-to\.[A-Za-z0-9+/=_-]+(?:\.[A-Za-z0-9+/=_-]+)+|direct\.reply-to\.[\x21-\x7e]+)"
+)
+DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
+JSON = b"application/json"
+_NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+USER = b"{user}"
+REPLY_TYPES = frozenset({b"result", b"error"})
+_MAX_TENANT_BYTES = 255
+_ADDRESSES_KEPT = 4096
+_ABSURD_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPolicy:
+    """Whom a responder may write to. `reply_to` is in the hands of a requester, so it is never taken on trust.
+
+    Args:
+        own: a prefix of queues that no reply goes to: the responder's own.
+        pattern: a regular expression; a whole name must match it to be a reply queue. `{user}` in it stands for the
+            user that the broker has validated, and a request without one has no reply queue then.
+        exchange: where replies are published; only the default one, the empty name, reaches direct reply-to addresses.
+    """
+
+    own: bytes
+    pattern: bytes
+    exchange: str = ""
+    _known: dict[bytes | tuple[bytes, bytes | None], bool] = field(default_factory=dict, compare=False)
+
+    def accepts(self, reply_to: bytes, user_id: bytes | None = None) -> bool:
+        """Whether a reply may be sent there; a requester sends many requests with one address."""
+        asked = reply_to if user_id is None else (reply_to, user_id)
+        known = self._known.get(asked)
+        if known is None:
+            if len(self._known) >= _ADDRESSES_KEPT:
+                self._known.clear()
+            known = self._known[asked] = self._decide(reply_to, user_id)
+        return known
+
+    def _decide(self, reply_to: bytes, user_id: bytes | None) -> bool:
+        if reply_to.startswith(DIRECT_PREFIXES):
+            return not self.exchange and _DIRECT.fullmatch(reply_to) is not None
+        if reply_to.startswith(self.own) or (not user_id and USER in self.pattern):
+            return False
+        return re.fullmatch(self.pattern.replace(USER, re.escape(user_id or b"")), reply_to) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Turns deliveries into requests.
+
+    Args:
+        max_body_bytes: a larger body is 413 PAYLOAD_TOO_LARGE.
+        tenant_from_user_id: take the tenant from the user that the broker has validated, never from a header.
+        users: a request must come from a user whose whole name matches this; None lets anybody ask.
+        count: called with the name of something odd that was ignored.
+    """
+
+    max_body_bytes: int
+    tenant_from_user_id: bool
+    count: Callable[[str], None]
+    users: re.Pattern[bytes] | None = None
+
+    def request(self, delivery: Delivery, model: Model, now: float, now_ms: int) -> Request:
+        """The request in a delivery. Its body moves into the request, so that it is held once.
+
+        Args:
+            now: the event loop's clock.
+            now_ms: the same moment in milliseconds since the Unix epoch.
+
+        Raises:
+            Refused: 400, 403, 413 or 415.
+        """
+        given = delivery.properties
+        body, delivery.body = delivery.body, b""
+        if given.broken:
+            raise Refused(Code.INVALID_ARGUMENT, "the AMQP properties are damaged")
+        if self.users is not None and not (given.user_id and self.users.fullmatch(given.user_id)):
+            raise Refused(Code.PERMISSION_DENIED, _not_for(given.user_id))
+        if body is None:
+            raise Refused(Code.PAYLOAD_TOO_LARGE, f"the body has more than {self.max_body_bytes} bytes")
+        if given.content_type != JSON or given.content_encoding is not None:
+            _check_media_type(given)
+        deadline, has_deadline, directives, tenant = now + model.timeout_s, False, NO_DIRECTIVES, b""
+        if given.headers or given.expiration is not None:
+            deadline, has_deadline = self._deadline(given, now, now_ms, deadline)
+            directives = self._directives(given)
+        if given.headers or self.tenant_from_user_id:
+            tenant = self._tenant(given)
+        return Request(model, body, tenant, now, deadline, has_deadline, directives, delivery)
+
+    def _directives(self, given: Properties) -> Directives:
+        control = given.headers.get(b"cache-control", b"")
+        if control == b"":
+            return NO_DIRECTIVES
+        directives = NO_DIRECTIVES if control is None else parse_cache_control(control)
+        if control is None or directives.malformed:
+            self.count("malformed_cache_control")
+        return directives
+
+    def _tenant(self, given: Properties) -> bytes:
+        tenant = given.user_id if self.tenant_from_user_id else given.headers.get(b"tenant", b"")
+        if self.tenant_from_user_id and tenant is None:
+            return b""
+        if tenant is None or len(tenant) > _MAX_TENANT_BYTES:
+            message = f"header tenant must be a string of at most {_MAX_TENANT_BYTES} bytes"
+            raise Refused(Code.INVALID_ARGUMENT, message)
+        return tenant
+
+    def _deadline(self, given: Properties, now: float, now_ms: int, deadline: float) -> tuple[float, bool]:
+        """The least of the header, the expiration and the model's own limit; and whether the requester set one."""
+        has_deadline = False
+        if given.expiration is not None and given.expiration.isdigit():
+            deadline, has_deadline = min(deadline, now + int(given.expiration[:15]) / 1000), True
+        header = given.headers.get(b"deadline", b"")
+        if header != b"":
+            left_ms = _left_ms(header, now_ms)
+            if left_ms is None:
+                self.count("malformed_deadline")
+            else:
+                deadline, has_deadline = min(deadline, now + left_ms / 1000), True
+        return deadline, has_deadline
+
+
+def _not_for(user_id: bytes | None) -> str:
+    if not user_id:
+        return "set the property user_id to the user of your connection; this responder answers known users only"
+    return f"the user {user_id[:60].decode('utf-8', 'replace')!r} may not ask this responder"
+
+
+def _left_ms(header: bytes | None, now_ms: int) -> int | None:
+    """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd.
+
+    A moment of long ago is not a deadline but another unit: seconds, mostly.
+    """
+    if header is None or not header.isdigit() or len(header) > 15:
+        return None
+    left_ms = int(header) - now_ms
+    return left_ms if left_ms >= -_ABSURD_MS else None
+
+
+def _check_media_type(given: Properties) -> None:
+    if given.content_type is not None and given.content_type != JSON:
+        media_type = given.content_type.partition(b";")[0].strip().lower()
+        if media_type != JSON:
+            shown = media_type[:60].decode("ascii", "replace")
+            raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_type {shown!r}: send application/json")
+    if given.content_encoding is not None and given.content_encoding.strip().lower() not in _NO_ENCODING:
+        shown = given.content_encoding[:60].decode("ascii", "replace")
+        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"content_encoding {shown!r}: send the JSON text as it is, in UTF-8")

@@ -1,0 +1,252 @@
+"""The composition root: builds everything on one exit stack, and runs until it is told to stop."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from prediction_responder.amqp import Amqp, Consumer, Publisher, Transport
+from prediction_responder.amqp.pipeline import Pipeline
+from prediction_responder.amqp.requests import HEADERS, Intake, ReplyPolicy
+from prediction_responder.amqp.topology import exchanges, request_queue, topology
+from prediction_responder.cache import CachedAnswers, LeaseStore
+from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.execution.served import ModelNotLoaded, ServedModel
+from prediction_responder.extras import extra
+from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.lease import REPLICA_BYTES, Leases
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.observe.events import NullObserver, Observer
+from prediction_responder.observe.logs import logger
+from prediction_responder.settings import Settings
+
+if TYPE_CHECKING:
+    from prediction_responder.observe.metrics import Metrics
+
+log = logger(__name__)
+
+REPLY_NACK_RETRIES = 4
+FIRST_LOAD_DELAY_S, MAX_LOAD_DELAY_S = 0.1, 1.0
+
+
+class Responder:
+    """A responder in one's own asyncio program: `async with Responder([price], Settings()): ...`.
+
+    It serves from the moment it is entered. Leaving drains it: nothing is lost, and it takes at most the grace
+    period.
+
+    Args:
+        predictors: what to serve.
+        settings: see `responder.settings`; read from the environment by default.
+        transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
+    """
+
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        settings: Settings | None = None,
+        *,
+        transport: Transport | None = None,
+    ) -> None:
+        self._settings = settings or Settings.from_environment()
+        url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
+        self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
+        self._metrics = _metrics() if self._settings.health_port is not None else None
+        self._observer: Observer = self._metrics or NullObserver()
+        self._models = [
+            ServedModel(
+                one,
+                namespace=self._settings.namespace,
+                max_depth=self._settings.max_depth,
+                max_values=self._settings.max_values,
+                max_reply_bytes=self._settings.max_reply_bytes,
+                stale_s=self._settings.stale_s,
+                keep_s=self._settings.keep_s,
+                on_call=self._observer.count_model_call,
+            )
+            for one in predictors
+        ]
+        self._stack = AsyncExitStack()
+        self._inbox = self._build_inbox()
+        self._pipeline: Pipeline | None = None
+        self._outbox: Publisher | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._cache: LeaseStore | None = None
+        self._why_not_loaded: dict[str, str] = {}
+        self.health_port: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Responder {self._pipeline!r}>"
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps it from answering: nothing when it is ready."""
+        why = self._why_not_loaded
+        parts = [
+            why.get(model.name, f"model {model.name}: not loaded") for model in self._models if not model.is_loaded
+        ]
+        if self._running is not None and self._running.done():
+            parts.append("pipeline: ended")
+        if not self._inbox.is_consuming:
+            parts.append(f"broker: not consuming: {self._inbox.last_error or 'connecting'}")
+        if self._outbox is None or not self._outbox.is_up:
+            parts.append(f"broker: cannot reply: {(self._outbox and self._outbox.last_error) or 'connecting'}")
+        return parts
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is wrong and does not keep it from answering."""
+        return [] if self._cache is None or self._cache.problem is None else [f"cache: {self._cache.problem}"]
+
+    @property
+    def unsettled(self) -> int:
+        """Requests that were received and not settled yet."""
+        return self._inbox.unsettled
+
+    @property
+    def unconfirmed(self) -> int:
+        """Replies that are written, or wait to be, and are not confirmed yet."""
+        return self._outbox.unconfirmed if self._outbox is not None else 0
+
+    async def ready(self) -> None:
+        """Wait until it consumes."""
+        await self._inbox.consuming()
+        if self._outbox is not None:
+            await self._outbox.up()
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            await self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.drain()
+        finally:
+            await self._stack.aclose()
+
+    async def drain(self) -> bool:
+        """Stop consuming and finish; True when nothing had to be handed back half-done."""
+        if self._pipeline is None:
+            return True
+        finished = await self._pipeline.drain(self._settings.grace_s)
+        if self._running is not None:
+            await self._running
+        self._pipeline = None
+        log.info("drained", finished=finished)
+        return finished
+
+    async def _start(self) -> None:
+        """In order; what is started later stops earlier."""
+        settings, enter = self._settings, self._stack.enter_async_context
+        if self._metrics is not None and settings.health_port is not None:
+            with extra("serve"):
+                from prediction_responder.observe.health import health_server
+
+            self.health_port = await enter(
+                health_server(
+                    settings.health_host,
+                    settings.health_port,
+                    not_ready=lambda: self.missing,
+                    degraded=lambda: self.degraded,
+                    metrics=self._metrics,
+                )
+            )
+        replica = secrets.token_bytes(REPLICA_BYTES)
+        cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
+        self._cache = cache
+        self._observer.watch_cache(lambda: cache.is_up)
+        answers = CachedAnswers(cache, count=self._observer.count_odd)
+        leases = Leases(cache, answers, lease_s=settings.lease_s, replica=replica, count=self._observer.count_odd)
+        self._stack.push_async_callback(leases.close)
+        log.info("replica", id=replica.hex())
+        for model in self._models:
+            self._stack.push_async_callback(model.close)
+            await self._load(model)
+        pipeline = Pipeline(
+            models={request_queue(settings.namespace, model.name): model for model in self._models},
+            inbox=self._inbox,
+            answers=answers,
+            leading=Leading(answers, leases, max_stored_bytes=settings.max_stored_bytes),
+            pending=settings.pending,
+            intake=Intake(
+                settings.max_body_bytes,
+                settings.tenant_from_user_id,
+                self._observer.count_odd,
+                users=None if settings.require_user_id is None else re.compile(settings.require_user_id.encode()),
+            ),
+            policy=ReplyPolicy(
+                own=f"{settings.namespace}predictions".encode(),
+                pattern=settings.reply_to_pattern.encode(),
+                exchange=settings.reply_exchange,
+            ),
+            observer=self._observer,
+        )
+        self._outbox = await enter(
+            self._transport.outbox(
+                name="responder replies",
+                exchange=settings.reply_exchange,
+                on_fate=pipeline.settle_fates,
+                nack_retries=REPLY_NACK_RETRIES,
+            )
+        )
+        await enter(self._inbox)
+        self._pipeline = pipeline
+        self._running = asyncio.create_task(pipeline.run(self._outbox), name="pipeline")
+
+    async def _load(self, model: ServedModel) -> None:
+        """What a model needs, a file or another service, may come later than we do."""
+        clock = asyncio.get_running_loop().time
+        give_up_at, delay_s = clock() + self._settings.load_timeout_s, FIRST_LOAD_DELAY_S
+        while True:
+            try:
+                await model.load()
+            except ModelNotLoaded as error:
+                # Its words may hold an address with a password; they are in the log, where those are taken out.
+                cause = type(error.__cause__).__name__
+                self._why_not_loaded[model.name] = f"model {model.name}: not loaded: {cause}, see the log"
+                if clock() + delay_s > give_up_at:
+                    raise
+                log.warning("model_not_loaded", problem=str(error), again_in_s=delay_s)
+            else:
+                log.info("model_loaded", model=model.name, version=model.version)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_LOAD_DELAY_S)
+
+    def _build_inbox(self) -> Consumer:
+        settings = self._settings
+        return self._transport.inbox(
+            topology(
+                settings.namespace,
+                [model.name for model in self._models],
+                queue_type=settings.queue_type,
+                max_length=settings.max_queue_length,
+            ),
+            name="responder requests",
+            prefetch=settings.prefetch,
+            exchanges=exchanges(settings.namespace, settings.reply_exchange),
+            headers=HEADERS,
+            max_body_bytes=settings.max_body_bytes,
+            declare=settings.declare_topology,
+        )
+
+    def _build_cache(self, inbox: str) -> LeaseStore:
+        url = self._settings.redis_url.get_secret_value()
+        if url == "memory://":
+            return MemoryCache()
+        with extra("serve"):
+            from prediction_responder.cache.redis import RedisCache
+        return RedisCache(url, timeout_s=self._settings.redis_timeout_s, inbox=inbox)
+
+
+def _metrics() -> "Metrics":
+    with extra("serve"):
+        from prediction_responder.observe.metrics import Metrics
+    return Metrics()

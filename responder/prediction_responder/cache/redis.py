@@ -1,0 +1,250 @@
+"""The cache and the leases in Redis."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from prediction_responder.cache import redis_scripts as scripts
+from prediction_responder.cache.keys import beside_name, deaths_name
+from prediction_responder.cache.port import (
+    DEATHS_KEPT_MS,
+    FENCED_MS,
+    SEEN_BYTES,
+    CacheRefused,
+    Claimed,
+    Commit,
+    Held,
+    Place,
+    Slot,
+    attempts_name,
+    ids_in,
+    slot_name,
+)
+from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.cache.redis_pipeline import Subscription
+from prediction_responder.cache.redis_scripts import Script
+from prediction_responder.cache.value import FENCE_BYTES, is_entry
+from prediction_responder.observe.logs import logger
+
+log = logger(__name__)
+
+NAMES_AT_ONCE = 128  # a longer MGET would keep Redis from its other clients
+
+
+class UnsuitableCache(Exception):
+    """Redis is set up so that it would drop leases first; the message says what to change."""
+
+
+class RedisCache:
+    """Values and leases in Redis, the values read with one MGET for many.
+
+    Commands share one connection, on which they keep their order. What commits push comes on another one.
+
+    Args:
+        url, timeout_s: see `RedisLink`. There are no retries: redis-py's defaults keep a request waiting for a minute
+            on a server that does not answer.
+        inbox: the channel on which this replica is told how the flights ended that it waits for; its own alone.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
+        self.link = self._link = RedisLink(
+            url, timeout_s=timeout_s, prepare=[("SCRIPT", "LOAD", one.text) for one in scripts.ALL]
+        )
+        self._inbox = inbox or ""
+        self._on_push: Callable[[bytes], None] = lambda _push: None
+        self._on_gap: Callable[[], None] = lambda: None
+        subscription = Subscription(self._inbox, lambda push: self._on_push(push), lambda: self._on_gap())
+        self._inbox_link = RedisLink(url, timeout_s=timeout_s, subscription=subscription) if inbox else None
+        self._stack = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<RedisCache {self._link!r}>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis answers; while False everything is CacheUnavailable at once."""
+        return self._link.is_up
+
+    @property
+    def problem(self) -> str | None:
+        if self._link.problem is not None:
+            return f"{self._link.problem}; answers are right, and not cached"
+        if self._inbox_link is not None and self._inbox_link.problem is not None:
+            return f"pushes: {self._inbox_link.problem}; who waits for another replica asks again every second"
+        return None
+
+    @property
+    def hears(self) -> bool:
+        """Whether what commits push arrives."""
+        return self._inbox_link is not None and self._inbox_link.is_up
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            await self._stack.enter_async_context(self._link)
+            if self._inbox_link is not None:
+                await self._stack.enter_async_context(self._inbox_link)
+            if self._link.is_up:
+                await self._check_eviction()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        if 0 < len(names) <= NAMES_AT_ONCE:
+            values = await self._link.ask("MGET", *names)
+        else:
+            starts = range(0, len(names), NAMES_AT_ONCE)
+            asked = [self._link.ask("MGET", *names[start : start + NAMES_AT_ONCE]) for start in starts]
+            values = [value for part in asked for value in await part]
+        return values  # type: ignore[no-any-return] # MGET's reply has nothing but bytes and None
+
+    async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
+        if ttl_ms <= 0:
+            msg = f"ttl_ms must be positive, not {ttl_ms}"
+            raise ValueError(msg)
+        await self._link.ask("SET", name, value, "PX", ttl_ms)
+
+    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+        there: bytes | None = await self._link.ask("SET", name, proposal, "NX", "GET")
+        return proposal if there is None else there
+
+    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+        slot, left_ms = slot_name(place), 0
+        claimed: Awaitable[Any]
+        if place.slot is Slot.VALUE:
+            claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
+        else:
+            claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
+        # After the claim: who finds the fence of a later invalidation calls the model later than that.
+        base = place.name[:-1]
+        beside = self._link.ask("MGET", attempts_name(place), f"{base}x", f"{base}f", f"{base}r")
+        try:
+            found = await claimed
+        except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
+            found = await self._link.ask("GET", slot)
+            if found is None:
+                raise
+        if isinstance(found, list):
+            found, left_ms = found or (None, 0)
+        starts, fence, failures, refresh = await beside
+        return Claimed(
+            found,
+            ids_in(starts),
+            fence or b"",
+            failures or b"",
+            refresh or b"" if place.slot is Slot.VALUE else b"",
+            moved=left_ms == -1,
+            left_ms=max(0, left_ms),
+        )
+
+    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
+        return bool(
+            await self._run(scripts.TAKE_OVER, [slot_name(place), place.name], seen[:SEEN_BYTES], mark, lease_ms)
+        )
+
+    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
+        keys = [slot_name(place), beside_name(place.name, "w")]
+        left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
+        return None if left_ms < 0 else left_ms
+
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+        asked = [
+            self._evalsha(
+                scripts.RENEW, [slot_name(place), beside_name(place.name, "x"), place.name], mark, fence, lease_ms
+            )
+            for place, mark, fence in held
+        ]
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                # To repeat it here could bring back a lease that has been ended since. The next renewal is soon.
+                await self._link.ask("SCRIPT", "LOAD", scripts.RENEW.text)
+                raise one
+        return [bool(one) for one in done]
+
+    async def commit(self, commit: Commit) -> bool:
+        place, mark, fence = commit.held
+        base, slot = place.name[:-1], place.slot.value
+        done: int = await self._begin(
+            scripts.COMMIT,
+            [place.name, f"{base}r", f"{base}w", f"{base}x", f"{base}a{slot}", f"{base}f", f"{base}h"],
+            slot,
+            mark,
+            commit.value,
+            commit.ttl_ms,
+            commit.kind,
+            commit.digest,
+            int(commit.clear_attempts),
+            fence,
+            commit.mark,
+            commit.mark_ms,
+            "" if commit.failures is None else commit.failures or "0",
+        )
+        if done == 2:
+            raise CacheRefused("OOM: told those who wait, but could not store")
+        return bool(done)
+
+    async def fence(self, name: str) -> bool:
+        fence = secrets.token_bytes(FENCE_BYTES)
+        places = [Place(name, slot) for slot in Slot]
+        asked = [
+            self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: nothing old can end now
+            self._link.ask("GETDEL", name),
+            self._link.ask("DEL", *(beside_name(name, suffix) for suffix in "rfh"), *map(attempts_name, places)),
+        ]
+        _, before, _ = [await one for one in asked]
+        return before is not None and is_entry(before)
+
+    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
+        # A process that dies now has said it: what is in the socket arrives.
+        self._link.tell("SET", attempts_name(place), b"".join(replicas), "PX", keep_ms)
+
+    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+        deaths = deaths_name(name)
+        self._link.tell("ZADD", deaths, *(item for one in replicas for item in (at_ms, one)))
+        self._link.tell("PEXPIRE", deaths, DEATHS_KEPT_MS)
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        deaths = deaths_name(name)
+        self._link.tell("ZREMRANGEBYSCORE", deaths, "-inf", f"({since_ms}")
+        return set(await self._link.ask("ZRANGEBYSCORE", deaths, since_ms, "+inf"))
+
+    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
+        self._on_push, self._on_gap = on_push, on_gap
+
+    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+        return await self._begin(script, keys, *arguments)
+
+    def _begin(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
+        """Send it now."""
+        return self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
+
+    def _evalsha(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
+        return self._link.ask("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+    async def _or_eval(
+        self, asked: Awaitable[Any], script: Script, keys: Sequence[str], *arguments: str | bytes | int
+    ) -> Any:
+        """The reply; a Redis that has forgotten a script (a restart, SCRIPT FLUSH) is told it again."""
+        try:
+            return await asked
+        except CacheRefused as error:
+            if error.code != "NOSCRIPT":
+                raise
+        return await self._link.ask("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def _check_eviction(self) -> None:
+        try:
+            info: bytes = await self._link.ask("INFO", "memory")
+        except CacheRefused:  # not allowed to ask
+            return
+        if b"maxmemory_policy:volatile-ttl" in info:
+            msg = "Redis evicts what expires soonest (maxmemory-policy volatile-ttl): leases first. Set allkeys-lru"
+            raise UnsuitableCache(msg)

@@ -1,0 +1,144 @@
+"""The steps of the lease protocol that Redis has no single command for.
+
+None of them stands on the path of a cached answer. All keys of one script share a hash tag, and so a cluster slot. They
+run on Redis 7.0 and later and on Valkey.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from prediction_responder.cache.port import FAILURES_KEPT_MS, HANDED_OVER_MS, PUSH_MAX_BYTES, SEEN_BYTES
+from prediction_responder.cache.value import MARK_BYTES, TOKEN_BYTES
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name by which Redis knows it."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
+
+
+# What has a lease beside it stays: who finds it missing would begin a call of its own. A mark is not prolonged. A value
+# knows when it was to end, and does so when the lease has ended and left it there.
+_STAYS = """
+local function is_value(text)
+  local kind = string.byte(text, 1)
+  return kind == 4 or kind == 5
+end
+local function stays(name, ms)
+  if is_value(redis.call('GETRANGE', name, 0, 0)) and redis.call('PTTL', name) < tonumber(ms) then
+    redis.call('PEXPIRE', name, ms)
+  end
+end
+local function ends_as_planned(name)
+  local head = redis.call('GETRANGE', name, 0, 52)
+  if #head < 53 or not is_value(head) then return end
+  local high, low = struct.unpack('>I4I4', string.sub(head, 46, 53))
+  local ends_at = high * 4294967296 + low
+  if redis.call('PEXPIRETIME', name) > ends_at then
+    redis.call('PEXPIREAT', name, string.format('%.0f', ends_at))
+  end
+end
+local function generation_of(text)
+  if is_value(text) then return string.sub(text, 22, 29) end
+  return string.sub(text, 2, 9)
+end
+"""
+
+# KEYS: slot beside the value, value. ARGV: mark, milliseconds, how the value begins. Nothing comes back for a claim
+# that was granted; -1 when the value is another one.
+CLAIM_BESIDE = Script(f"""{_STAYS}
+if ARGV[3] ~= '' and redis.call('GETRANGE', KEYS[2], 0, #ARGV[3] - 1) ~= ARGV[3] then return {{'', -1}} end
+local found = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+if found then return {{found, redis.call('PTTL', KEYS[1])}} end
+stays(KEYS[2], ARGV[2])
+return {{}}
+""")
+
+# KEYS: slot, value. ARGV: what was seen, mark, milliseconds.
+TAKE_OVER = Script(f"""{_STAYS}
+if redis.call('GETRANGE', KEYS[1], 0, {SEEN_BYTES - 1}) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+if KEYS[1] ~= KEYS[2] then stays(KEYS[2], ARGV[3]) end
+return 1
+""")
+
+# KEYS: slot, waiting. ARGV: mark, inbox, milliseconds.
+REGISTER = Script(f"""
+if redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES}) ~= ARGV[1] then return -1 end
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return math.max(0, redis.call('PTTL', KEYS[1]))
+""")
+
+# KEYS: slot, fence, value. ARGV: mark, fence, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a
+# restart), or its key was invalidated, and then the fence is another.
+RENEW = Script(f"""{_STAYS}
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
+local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
+if held == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+elseif held == '' then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+else
+  return 0
+end
+if KEYS[1] ~= KEYS[3] then stays(KEYS[3], ARGV[3]) end
+return 1
+""")
+
+# KEYS: value, refresh, waiting, fence, attempts, failures, handed over.
+# ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, fence, what stands there then, its
+# milliseconds, failures.
+# A server that is out of memory refuses the SET: those who wait are told all the same. One who comes too late has come
+# to an end as well, so that an input whose leaders are only slow is never taken for one that kills them.
+COMMIT = Script(f"""{_STAYS}
+if ARGV[7] == '1' then redis.call('DEL', KEYS[5]) end
+if (redis.call('GET', KEYS[4]) or '') ~= ARGV[8] then return 0 end
+local kept, stores, slot = 1, ARGV[4] ~= '0', KEYS[1]
+if ARGV[1] == 'v' then
+  local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
+  if held ~= '' and held ~= ARGV[2] then return 0 end
+else
+  slot = KEYS[2]
+  if redis.call('GET', slot) ~= ARGV[2] then return 0 end
+  local there = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES + 4})
+  if there ~= '' and generation_of(there) ~= generation_of(ARGV[2]) then
+    kept, stores = 0, false
+  end
+end
+if ARGV[11] == '0' then
+  redis.call('DEL', KEYS[6])
+elseif ARGV[11] ~= '' then
+  redis.pcall('SET', KEYS[6], ARGV[11], 'PX', {FAILURES_KEPT_MS})
+end
+if stores then
+  local done = redis.pcall('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  if type(done) == 'table' and done['err'] then kept, stores = 2, false end
+end
+if ARGV[1] == 'r' or not stores then redis.call('DEL', slot) end
+if ARGV[1] == 'r' and not stores then ends_as_planned(KEYS[1]) end
+if ARGV[9] ~= '' then redis.pcall('SET', slot, ARGV[9], 'PX', ARGV[10]) end
+local waiting = redis.call('SMEMBERS', KEYS[3])
+if #waiting > 0 then
+  redis.call('DEL', KEYS[3])
+  local head = ARGV[6] .. string.sub(ARGV[2], {MARK_BYTES - TOKEN_BYTES + 1}, {MARK_BYTES})
+  local push = ARGV[5] .. head .. ARGV[3]
+  if #ARGV[3] > {PUSH_MAX_BYTES} then
+    push = 'P' .. head
+    if not stores then
+      local done = redis.pcall('SET', KEYS[7], ARGV[3], 'PX', {HANDED_OVER_MS})
+      if not done['err'] then push = 'H' .. head end
+    end
+  end
+  for _, inbox in ipairs(waiting) do redis.call('PUBLISH', inbox, push) end
+end
+return kept
+""")
+
+ALL = (CLAIM_BESIDE, TAKE_OVER, REGISTER, RENEW, COMMIT)

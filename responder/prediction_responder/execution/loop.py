@@ -1,0 +1,60 @@
+"""Runs an async model on the event loop."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from prediction_responder.execution.port import Crashed, ModelTimeout
+from prediction_responder.model.predictor import Predictor
+
+
+class LoopExecution:
+    """Runs an async model on the event loop. A call over its limit is cancelled."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._permits = asyncio.Semaphore(predictor.concurrency)
+        self._model: Any = None
+        self._is_loaded = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._permits.locked()
+
+    async def load(self) -> None:
+        if self._model is None:
+            self._model = self._predictor.instantiate()
+        hook = getattr(self._model, "load", None)
+        if inspect.iscoroutinefunction(hook):
+            await hook()
+        elif callable(hook):  # it may take a minute, in which probes are answered and signals heard
+            await asyncio.to_thread(hook)
+        self._is_loaded = True
+
+    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+        predict = getattr(self._model, "predict", self._model)
+        async with self._permits:
+            on_start()
+            limit = asyncio.timeout(self._predictor.timeout_s)
+            try:
+                async with limit:
+                    return await predict(value)
+            except TimeoutError:
+                if limit.expired():
+                    raise ModelTimeout from None
+                raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise Crashed(repr(error)) from error
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise Crashed("the model cancelled itself") from error
+
+    async def close(self) -> None:
+        hook = getattr(self._model, "close", None)
+        if self._is_loaded and callable(hook):
+            result = hook()
+            if asyncio.iscoroutine(result):
+                await result

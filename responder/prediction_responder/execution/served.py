@@ -1,0 +1,206 @@
+"""One model as it is served: its predictor, where it runs, its keys and its flights."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from prediction_responder.cache.keys import Keyring, Memo
+from prediction_responder.execution.input import MAX_VALUES, read_input
+from prediction_responder.execution.loop import LoopExecution
+from prediction_responder.execution.port import Crashed, Execution, ModelTimeout
+from prediction_responder.execution.threads import ThreadExecution
+from prediction_responder.messages import Key, Outcome, Refused, failure
+from prediction_responder.model.answer import Answer, InvalidInput, OutputInvalid, Unavailable
+from prediction_responder.model.artefacts import fingerprint
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.observe.logs import logger
+from prediction_schemas import Code, encode_result
+from prediction_schemas.canonical import NotCanonical, canonical_bytes
+
+log = logger(__name__)
+
+_RECENT = 0.1  # weight of the newest duration in the running mean
+
+
+class ModelNotLoaded(Exception):
+    """A model could not be loaded; the message says which and why."""
+
+
+class ServedModel:
+    """Loads a predictor, makes its keys and turns every ending of a call into an outcome.
+
+    Args:
+        predictor: what its owner wrote.
+        namespace: see `Keyring`.
+        max_depth, max_values: of the JSON of an input.
+        max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
+        stale_s, keep_s: what holds where the predictor says nothing; see `predictor`.
+        on_call: told of every model call that ended.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        namespace: str,
+        max_depth: int,
+        max_values: int = MAX_VALUES,
+        max_reply_bytes: int,
+        stale_s: float = 0.0,
+        keep_s: float = 0.0,
+        on_call: Callable[[str, Outcome], None] = lambda _model, _outcome: None,
+    ) -> None:
+        self.predictor = predictor
+        self.name = predictor.name
+        self.version = predictor.version
+        self.timeout_s = predictor.timeout_s
+        self.concurrency = predictor.concurrency
+        self.stale_s = stale_s if predictor.stale_s is None else predictor.stale_s
+        self.keep_s = max(self.stale_s, keep_s if predictor.keep_s is None else predictor.keep_s)
+        self.is_loaded = False
+        self._namespace = namespace
+        self._max_depth = max_depth
+        self._max_values = max_values
+        self._max_reply_bytes = max_reply_bytes
+        self._execution = execution_of(predictor)
+        self._on_call = on_call
+        self._memo = Memo()
+        self._keys: Keyring | None = None
+        self._mean_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<ServedModel {self.name} {self.version} {'loaded' if self.is_loaded else 'not loaded'}>"
+
+    @property
+    def keys(self) -> Keyring:
+        """Whose keys; known once the model is loaded, because its files' bytes are part of them."""
+        if self._keys is None:
+            msg = f"model {self.name} is not loaded"
+            raise RuntimeError(msg)
+        return self._keys
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call would have to wait for its permit."""
+        return self._execution.is_busy
+
+    async def load(self) -> None:
+        """Load the model and fingerprint its files.
+
+        Raises:
+            ModelNotLoaded: its `load` raised, or a declared artefact cannot be read.
+        """
+        try:
+            await self._execution.load()
+            mark = await asyncio.to_thread(fingerprint, self.predictor.artefacts)
+        except Exception as error:
+            msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
+            raise ModelNotLoaded(msg) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            msg = f"model {self.name}: loading failed: it cancelled itself"
+            raise ModelNotLoaded(msg) from error
+        self._keys = Keyring(namespace=self._namespace, model=self.name, version=self.version, fingerprint=mark)
+        self.is_loaded = True
+
+    async def close(self) -> None:
+        """Let the model clean up; what goes wrong there is logged, and stops nobody else."""
+        self.is_loaded = False
+        try:
+            await self._execution.close()
+        except Exception:
+            log.exception("model_close_failed", model=self.name)
+
+    def read(self, body: bytes) -> BaseModel:
+        """Validate an input.
+
+        Raises:
+            Refused: 400 INVALID_ARGUMENT.
+        """
+        return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
+
+    def key_of(self, tenant: bytes, body: bytes) -> Key:
+        """The key of a request's answer.
+
+        Raises:
+            Refused: 400 INVALID_ARGUMENT; 503 UNAVAILABLE while the model is not loaded.
+        """
+        if not self.is_loaded:
+            raise Refused(Code.UNAVAILABLE, "the model is not loaded")
+        key = self._memo.get(tenant, body)
+        if key is None:
+            try:
+                key = self.keys.key(tenant, canonical_bytes(self.read(body)))
+            except NotCanonical as error:
+                raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+            self._memo.put(tenant, body, key)
+        return key
+
+    def retry_after_ms(self, waiting: int) -> int:
+        """When a new miss may find room, by the model's recent durations and those who wait already."""
+        return max(1, round(self._mean_s * 1000 * waiting / self.concurrency))
+
+    async def answer(self, body: bytes, on_start: Callable[[], None]) -> Outcome:
+        """Call the model once. Every ending of the call is an outcome; nothing is raised but cancellation."""
+        began = 0.0
+
+        def start() -> None:
+            nonlocal began
+            began = time.monotonic()
+            on_start()
+
+        try:
+            output = await self._execution.call(self.read(body), start)
+            outcome = self._result(output)
+        except Refused as refusal:
+            return refusal.outcome
+        except Exception as error:  # noqa: BLE001 - the model's own; it becomes a reply
+            outcome = self._failed(error)
+        duration_s = time.monotonic() - began
+        self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
+        outcome.duration_ms = round(duration_s * 1000)
+        self._on_call(self.name, outcome)
+        return outcome
+
+    def _result(self, output: Any) -> Outcome:
+        answer: Answer[Any] = output if isinstance(output, Answer) else Answer(output)
+        ttl_s = self.predictor.ttl_s if answer.ttl_s is None else answer.ttl_s
+        body = encode_result(self.predictor.encode(answer.value))
+        if len(body) > self._max_reply_bytes:
+            return failure(
+                Code.PAYLOAD_TOO_LARGE,
+                f"the answer has {len(body)} bytes, the limit is {self._max_reply_bytes}",
+            )
+        return Outcome(body, ttl_s=ttl_s if answer.store else 0.0)
+
+    def _failed(self, error: Exception) -> Outcome:
+        match error:
+            case InvalidInput():
+                details = {"fields": [{"field": error.field, "problem": error.message}]} if error.field else {}
+                ttl_s = min(self.predictor.negative_ttl_s, self.predictor.ttl_s)
+                return replace(failure(Code.INVALID_ARGUMENT, error.message, details=details), ttl_s=ttl_s)
+            case Unavailable():
+                retry_ms = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
+                return failure(Code.UNAVAILABLE, "the model is not available now", retry_after_ms=retry_ms)
+            case ModelTimeout():
+                message = f"the model took longer than its limit of {self.timeout_s:g} s"
+                return failure(Code.DEADLINE_EXCEEDED, message)
+            case OutputInvalid():
+                log.error("model_output_invalid", model=self.name, problem=str(error))
+                return failure(Code.MODEL_OUTPUT_INVALID, "the model's output is not valid")
+            case Crashed():
+                log.error("model_crashed", model=self.name, problem=str(error))
+            case _:
+                log.error("model_error", model=self.name, exc_info=error)
+        return failure(Code.MODEL_ERROR, "the model failed on this input")
+
+
+def execution_of(predictor: Predictor) -> Execution:
+    """Async predictors run on the event loop, others in threads."""
+    return LoopExecution(predictor) if predictor.is_async else ThreadExecution(predictor)

@@ -1,0 +1,85 @@
+"""Runs a blocking model in threads."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from prediction_responder.execution.port import Crashed, ModelTimeout
+from prediction_responder.model.predictor import Predictor
+
+THREAD_PREFIX = "model-"
+CLOSE_TIMEOUT_S = 5.0
+
+
+class ThreadExecution:
+    """Runs a blocking model in threads of its own.
+
+    A thread cannot be stopped: a call over its limit is given up, and its permit comes back when the thread does.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._permits = asyncio.Semaphore(predictor.concurrency)
+        self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
+        self._model: Any = None
+        self._is_loaded = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._permits.locked()
+
+    async def load(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._model is None:
+            self._model = await loop.run_in_executor(self._threads, self._predictor.instantiate)
+        hook = getattr(self._model, "load", None)
+        if callable(hook):
+            await loop.run_in_executor(self._threads, hook)
+        self._is_loaded = True
+
+    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+        loop = asyncio.get_running_loop()
+        predict = getattr(self._model, "predict", self._model)
+        await self._permits.acquire()
+        on_start()
+        outcome: Future[tuple[Any, BaseException | None]] = self._threads.submit(_outcome, predict, value)
+        outcome.add_done_callback(lambda _: _from_thread(loop, self._permits.release))
+        waiting = asyncio.wrap_future(outcome)
+        done, _ = await asyncio.wait({waiting}, timeout=self._predictor.timeout_s)
+        if not done:
+            raise ModelTimeout
+        result, error = waiting.result()
+        if error is None:
+            return result
+        if isinstance(error, Exception):
+            raise error
+        raise Crashed(repr(error)) from error
+
+    async def close(self) -> None:
+        """The hook runs in a thread of its own: the others may be busy for as long as they like."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        hook = getattr(self._model, "close", None)
+        if self._is_loaded and callable(hook):
+            closer = ThreadPoolExecutor(1, thread_name_prefix=f"{THREAD_PREFIX}{self._predictor.name}-close")
+            closing = asyncio.wrap_future(closer.submit(hook))
+            closer.shutdown(wait=False)
+            done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+            for one in done:
+                one.result()
+
+
+def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
+    """A result or an error as a value: a future refuses StopIteration, and SystemExit would end the thread."""
+    try:
+        return predict(value), None
+    except StopIteration as error:
+        return None, RuntimeError(f"the model raised {error!r}")
+    except BaseException as error:  # noqa: BLE001 - it is handed on as a value
+        return None, error
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the thread outlived the responder
+        loop.call_soon_threadsafe(call)

@@ -1,0 +1,102 @@
+"""How leases end: with an answer or an error for those who wait, or with nothing."""
+
+import asyncio
+
+from prediction_responder.cache import (
+    CachedAnswers,
+    CacheRefused,
+    CacheUnavailable,
+    Commit,
+    Entry,
+    LeaseStore,
+    encode_entry,
+)
+from prediction_responder.cache.value import cool_down_mark, failures_note, unshared_mark
+from prediction_responder.flight.keeper import Keeper, Lease
+
+UNSHARED_MS = 60_000
+MAX_COOL_DOWN_MS = 8_000
+# The first byte of what is pushed to those who wait; the last one says where it can be fetched for a while.
+VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
+
+
+class Endings:
+    """Ends leases.
+
+    Args:
+        store: where they stand.
+        answers: what is told when the store does not listen.
+        keeper: what renews them until then, and says again what was not heard.
+    """
+
+    def __init__(self, store: LeaseStore, answers: CachedAnswers, keeper: Keeper) -> None:
+        self._store = store
+        self._answers = answers
+        self._keeper = keeper
+        self._sending: set[asyncio.Task[bool]] = set()
+
+    async def close(self) -> None:
+        """Send what is still to be said, if the store listens."""
+        if self._sending:
+            await asyncio.wait(set(self._sending))
+
+    async def commit(self, lease: Lease, entry: Entry, lives_ms: int) -> bool:
+        """Hand an answer over to those who wait, and keep it for `lives_ms`; False when it was not kept."""
+        value = encode_entry(lease.key.digest, lease.generation, entry, entry.stored_at_ms + lives_ms)
+        return await self._end(lease, VALUE, value, lives_ms, failures=b"") and lives_ms > 0
+
+    async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
+        """Hand over an answer that is too large to be kept. For a while nobody waits for the next one of its key."""
+        value = encode_entry(lease.key.digest, lease.generation, entry)
+        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=b"")
+
+    async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
+        """Hand an error over to those who wait, so that they do not try one after the other.
+
+        Args:
+            cool_ms: for how long nobody is to try again; 0 if the next one may.
+        """
+        if cool_ms == 0:
+            await self._end(lease, ERROR, content)
+            return
+        until_ms = self._answers.now_ms() + cool_ms
+        mark = cool_down_mark(lease.generation, until_ms)
+        note = failures_note(lease.generation, until_ms, lease.failures + 1)
+        await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=note)
+
+    def abandon(self, lease: Lease) -> None:
+        """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
+        if self._keeper.holds(lease):
+            self.say_it_was_nothing(lease)
+
+    def say_it_was_nothing(self, lease: Lease) -> None:
+        """Let go of a lease that may have been granted, over the connection of the claim, and so after it."""
+        task = asyncio.ensure_future(self._end(lease, NOTHING))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _end(
+        self,
+        lease: Lease,
+        kind: bytes,
+        content: bytes = b"",
+        lives_ms: int = 0,
+        mark: bytes = b"",
+        mark_ms: int = 0,
+        failures: bytes | None = None,
+    ) -> bool:
+        self._keeper.let_go(lease)
+        if not failures and not lease.failures:
+            failures = None  # nothing to forget
+        # Of a model that has not started nothing was learnt.
+        clear = lease.started
+        commit = Commit(lease.held, content, lives_ms, kind, lease.key.digest, clear, mark, mark_ms, failures)
+        try:
+            stood = await self._store.commit(commit)
+            return self._keeper.told(stood) if kind != NOTHING else stood
+        except CacheRefused as error:
+            self._answers.went_down(error)
+        except CacheUnavailable as error:
+            self._answers.went_down(error)
+            self._keeper.say_later(commit)
+        return False

@@ -1,0 +1,80 @@
+"""Background refreshes: what yields to everybody who waits.
+
+One is begun for an answer that was good enough for its request and is stale, or will be soon. It takes a permit of the
+model only while one is free, there are never more of them than permits, and a drain ends them first. One that is not
+begun, or is dropped, costs nobody anything: the next request for the answer asks for it again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prediction_responder.cache import CacheUnavailable
+from prediction_responder.flight.flight import Flight, Flights
+from prediction_responder.messages import Key, Model, Outcome, Request
+
+if TYPE_CHECKING:
+    from prediction_responder.flight.leader import Leading
+    from prediction_responder.flight.work import Work
+
+KEPT, PAUSE_MS = 4096, 1_000
+NOBODY_HEARS = Outcome(b"")
+
+
+class Refreshes:
+    """Begins refreshes, and remembers where there is no need of one.
+
+    Args:
+        leading: how one comes to its outcome.
+        count: called with the model and how it ended: done, failed, dropped, or elsewhere (somebody else does it, or
+            has done it, or the model is not to be tried).
+        now_ms: wall clock, in milliseconds since the Unix epoch.
+    """
+
+    def __init__(self, leading: "Leading", count: Callable[[str, str], None], now_ms: Callable[[], int]) -> None:
+        self._leading = leading
+        self._count = count
+        self._now_ms = now_ms
+        self._not_before_ms: dict[bytes, int] = {}
+
+    def are_welcome(self, model: Model, key: Key, flights: Flights[Request, Outcome]) -> bool:
+        """Whether one may begin now."""
+        if model.is_busy or flights.unasked >= model.concurrency:
+            return False
+        return self._not_before_ms.get(key.digest, 0) <= self._now_ms() and flights.joinable(key.digest) is None
+
+    async def fly(self, work: "Work", flight: Flight[Request]) -> Outcome:
+        """Bring one to its end. Whoever boards it gets its outcome."""
+        ended, pause_ms = "dropped", 0
+        try:
+            outcome = await self._leading.refresh(work, flight)
+            if isinstance(outcome, Outcome):
+                ended = "failed" if outcome.code is not None else "done"
+                # What replaces nothing would be begun again by the next request.
+                pause_ms = 0 if outcome.status.stored else PAUSE_MS
+                return outcome
+            if outcome is not None:
+                ended, pause_ms = "elsewhere", outcome
+        except CacheUnavailable:
+            pause_ms = PAUSE_MS
+            if flight.asked:
+                return await self._leading.outcome(work, flight)
+        except asyncio.CancelledError:
+            ended = ""  # whoever dropped it counts it, even if it has never come here
+            raise
+        finally:
+            if ended:
+                self._count(work.model.name, ended)
+            if pause_ms > 0:
+                self._leave_alone(work.key, pause_ms)
+        return NOBODY_HEARS
+
+    def count_dropped(self, model: Model, number: int) -> None:
+        """Count those that have been ended from outside."""
+        for _ in range(number):
+            self._count(model.name, "dropped")
+
+    def _leave_alone(self, key: Key, for_ms: int) -> None:
+        if len(self._not_before_ms) >= KEPT:
+            self._not_before_ms.clear()  # which costs each of them one more claim
+        self._not_before_ms[key.digest] = self._now_ms() + for_ms

@@ -1,0 +1,54 @@
+"""How predictors are found: `module:name`, the current folder included."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.signature import InvalidPredictor
+
+
+def find_predictors(paths: Iterable[str]) -> list[Predictor]:
+    """Import predictors by `module:name`, the current folder included.
+
+    Raises:
+        InvalidPredictor: one line that says which path is wrong and why.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found = [_find(path) for path in paths]
+    for index, one in enumerate(found):
+        if any(one.name == other.name for other in found[:index]):
+            msg = f"two predictors are named {one.name!r}; give one another name in @predictor(name=...)"
+            raise InvalidPredictor(msg)
+    return found
+
+
+def _find(path: str) -> Predictor:
+    module_name, separator, attribute = path.partition(":")
+    if not separator or not module_name or not attribute:
+        msg = f"{path!r}: write it as module:name, e.g. examples.price:price"
+        raise InvalidPredictor(msg)
+    try:
+        module = importlib.import_module(module_name)
+    except InvalidPredictor:
+        raise
+    except ModuleNotFoundError as error:
+        msg = f"{path!r}: {error.msg}"
+        raise InvalidPredictor(msg) from error
+    except Exception as error:
+        msg = f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}"
+        raise InvalidPredictor(msg) from error
+    value = getattr(module, attribute, None)
+    if isinstance(value, Predictor):
+        return value
+    if value is not None:
+        msg = f"{path!r} is not a predictor; decorate it with @predictor()"
+        raise InvalidPredictor(msg)
+    known = [name for name, one in vars(module).items() if isinstance(one, Predictor)]
+    close = difflib.get_close_matches(attribute, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known) or 'no predictors'}"
+    msg = f"{path!r}: {module_name} has no {attribute!r}{hint}"
+    raise InvalidPredictor(msg)

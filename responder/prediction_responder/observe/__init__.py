@@ -1,0 +1,1 @@
+"""What can be observed: log events, counters, probes. No bodies, no secrets."""

@@ -1,0 +1,51 @@
+"""What the responder reports while it works: values in, nothing back."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from prediction_responder.messages import Outcome
+from prediction_schemas import Code
+
+
+class Observer(Protocol):
+    """Is told what happened, per batch where it happens per request."""
+
+    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
+        """A batch of replies: model, error code and kind of cache status of each."""
+
+    def count_model_call(self, model: str, outcome: Outcome) -> None:
+        """A model call ended."""
+
+    def count_refresh(self, model: str, ended: str) -> None:
+        """A background refresh ended: done, failed, elsewhere or dropped."""
+
+    def count_fates(self, fate: str, count: int) -> None:
+        """What became of a batch of published replies: confirmed, returned, refused or abandoned."""
+
+    def count_odd(self, kind: str) -> None:
+        """Something in a message was ignored or refused. `kind` is one of a few words of ours."""
+
+    def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        """Here is how to ask whether the cache can be reached."""
+
+
+class NullObserver:
+    """Observes nothing: for a responder whose metrics nobody reads."""
+
+    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
+        """Ignore it."""
+
+    def count_model_call(self, model: str, outcome: Outcome) -> None:
+        """Ignore it."""
+
+    def count_refresh(self, model: str, ended: str) -> None:
+        """Ignore it."""
+
+    def count_fates(self, fate: str, count: int) -> None:
+        """Ignore it."""
+
+    def count_odd(self, kind: str) -> None:
+        """Ignore it."""
+
+    def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        """Ignore it."""

@@ -1,0 +1,93 @@
+"""Prometheus counters of the service, counted per batch with labels that are looked up once."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from prediction_responder.messages import Outcome
+from prediction_schemas import Code
+
+FATES = ("confirmed", "returned", "refused", "abandoned")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """What an operator counts. Labels are bounded: models and codes are ours, nothing comes from a message."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._replies = Counter(
+            "responder_replies",
+            "Replies by model, outcome (ok or the error code) and cache status.",
+            ("model", "outcome", "cache"),
+            registry=self.registry,
+        )
+        self._model_calls = Counter(
+            "responder_model_calls",
+            "Model calls that ended, by outcome (ok or the error code).",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
+        self._model_seconds = Histogram(
+            "responder_model_call_duration_seconds",
+            "How long model calls took.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._refreshes = Counter(
+            "responder_refreshes",
+            "Refreshes in the background, by how they ended: done, failed, elsewhere (not needed) or dropped.",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
+        self._fates = Counter(
+            "responder_reply_fates",
+            "What became of replies after they were written.",
+            ("fate",),
+            registry=self.registry,
+        )
+        self._counters: dict[tuple[str, Code | None, str], Counter] = {}
+        self._fate_counters = {fate: self._fates.labels(fate) for fate in FATES}
+        self._cache_up = Gauge("responder_cache_up", "1 while the cache can be reached.", registry=self.registry)
+        self._odd = Counter(
+            "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
+        )
+
+    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
+        """Count a batch of replies: model, error code and kind of cache status of each."""
+        tally: dict[tuple[str, Code | None, str], int] = {}
+        for one in replies:
+            tally[one] = tally.get(one, 0) + 1
+        for labels, count in tally.items():
+            counter = self._counters.get(labels)
+            if counter is None:
+                model, code, kind = labels
+                counter = self._replies.labels(model, code.name if code else "ok", kind)
+                self._counters[labels] = counter
+            counter.inc(count)
+
+    def count_model_call(self, model: str, outcome: Outcome) -> None:
+        """Count one model call."""
+        self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
+        self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
+
+    def count_refresh(self, model: str, ended: str) -> None:
+        """Count a refresh in the background."""
+        self._refreshes.labels(model, ended).inc()
+
+    def count_fates(self, fate: str, count: int) -> None:
+        """Count what became of a batch of replies."""
+        self._fate_counters[fate].inc(count)
+
+    def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        """Ask for the cache's state whenever somebody scrapes."""
+        self._cache_up.set_function(lambda: float(is_up()))
+
+    def count_odd(self, kind: str) -> None:
+        """Count one oddity; `kind` is one of a few words of ours."""
+        self._odd.labels(kind).inc()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""What operators ask: check, explain, invalidate, redrive, declare."""

@@ -1,0 +1,29 @@
+"""Settings and models as they are in force, without serving."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from prediction_responder.amqp.topology import request_queue
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.settings import Settings
+
+
+def check(predictors: Sequence[Predictor], settings: Settings) -> dict[str, Any]:
+    """The settings in force, secrets hidden, and the facts of each model."""
+    return {
+        "settings": json.loads(settings.model_dump_json()),
+        "models": [
+            {
+                "name": one.name,
+                "version": one.version,
+                "queue": request_queue(settings.namespace, one.name),
+                "ttl_s": one.ttl_s,
+                "timeout_s": one.timeout_s,
+                "concurrency": one.concurrency,
+                "runs": "on the event loop" if one.is_async else "in threads",
+                "input": one.input_type.model_json_schema(),
+            }
+            for one in predictors
+        ],
+    }

@@ -1,0 +1,119 @@
+"""Run a responder until SIGTERM or Ctrl-C, then drain it; the exit status says whether all of it was finished."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import AsyncExitStack
+
+from prediction_responder.app import Responder
+from prediction_responder.cache.redis import UnsuitableCache
+from prediction_responder.cache.redis_link import InvalidCacheUrl
+from prediction_responder.execution.served import ModelNotLoaded
+from prediction_responder.execution.threads import THREAD_PREFIX
+from prediction_responder.model.predictor import Predictor
+from prediction_responder.observe.logs import logger
+from prediction_responder.settings import Settings
+
+log = logger(__name__)
+
+OK, FAILED = 0, 1
+YOUNG_OBJECTS = 5_000
+LINGER_S = 0.5
+
+
+def run(predictors: list[Predictor], settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        0 when everything was finished, 1 when something was handed back half-done or serving failed.
+    """
+    if sys.platform == "win32":
+        return asyncio.run(_served(predictors, settings))
+    import uvloop
+
+    return uvloop.run(_served(predictors, settings))
+
+
+async def _served(predictors: list[Predictor], settings: Settings) -> int:
+    status = await _serve(predictors, settings)
+    # A thread cannot be stopped, and the interpreter would wait for a model's for ever: its own threads, and those of
+    # the loop, where `asyncio.to_thread` runs.
+    ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+    await asyncio.wait({ending}, timeout=LINGER_S)
+    if not ending.done() or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        _leave(status)
+    return status
+
+
+async def _serve(predictors: list[Predictor], settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        """The second one means now: whatever is unfinished goes back to the queue with the connection."""
+        if stop.is_set():
+            log.warning("stopped_at_once")
+            _leave(FAILED)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    responder = Responder(predictors, settings)
+    try:
+        async with AsyncExitStack() as stack:
+            if not await _entered(stack, responder, stop):
+                log.info("stopped_while_starting")
+                return OK
+            # What is there now stays: the collector need not look at it again and again. Requests leave no cycles, but
+            # models may, so the young generation grows a little and the others stay as they were.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+            await _announce(responder, predictors, stop)
+            await stop.wait()
+            log.info("stopping", grace_s=settings.grace_s)
+            finished = await responder.drain()
+    except ModelNotLoaded as error:
+        log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
+        return FAILED
+    except (OSError, InvalidCacheUrl, UnsuitableCache) as error:
+        log.error("cannot_serve", problem=f"{type(error).__name__}: {error}")
+        return FAILED
+    return OK if finished else FAILED
+
+
+async def _entered(stack: AsyncExitStack, responder: Responder, stop: asyncio.Event) -> bool:
+    """Start it; False when it was told to stop before it had started. A model may take long to load."""
+    entering = asyncio.ensure_future(stack.enter_async_context(responder))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({entering, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not entering.done():
+        entering.cancel()
+    try:
+        await entering
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        return False
+    return True
+
+
+def _leave(status: int) -> None:
+    logging.shutdown()
+    os._exit(status)
+
+
+async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
+    """Say when it is ready, or stop being asked."""
+    ready = asyncio.ensure_future(responder.ready())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        log.info("ready", models=[one.name for one in predictors], health_port=responder.health_port)
+    ready.cancel()
+    stopped.cancel()

@@ -1,0 +1,206 @@
+"""A batch of requests in, answers out. It knows neither AMQP nor Redis.
+
+One look-up answers the known keys of a batch; each unknown key flies once, and its landing answers everyone
+who waits for it. A fault of a request or of the model is a reply, never an exception.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from prediction_responder.cache import CachedAnswers, Entry, Gap
+from prediction_responder.flight.flight import Flight, Flights
+from prediction_responder.flight.freshness import FAILURES, hit, is_better_than_an_error, is_usable, wants_refresh
+from prediction_responder.flight.leader import Leading, cooling
+from prediction_responder.flight.refresh import Refreshes
+from prediction_responder.flight.work import Work
+from prediction_responder.messages import Key, Model, Outcome, Refused, Reply, Request, failure
+from prediction_responder.observe.logs import logger
+from prediction_schemas import NO_DIRECTIVES, NO_STATUS, Code, forwarded_status
+
+log = logger(__name__)
+
+
+class Service:
+    """Answers requests.
+
+    Args:
+        answers: where answers are kept.
+        leading: how a flight comes to its outcome.
+        deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
+        pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
+        on_refresh: called with the model and how it ended, for each refresh in the background; see `Refreshes`.
+    """
+
+    def __init__(
+        self,
+        answers: CachedAnswers,
+        leading: Leading,
+        deliver: Callable[[list[Reply]], None],
+        *,
+        pending: int,
+        on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
+    ) -> None:
+        self._answers = answers
+        self._leading = leading
+        self._deliver = deliver
+        self._pending = pending
+        self._refreshes = Refreshes(leading, on_refresh, answers.now_ms)
+        self._launched = 0
+        self._flights: defaultdict[Model, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
+
+    def __repr__(self) -> str:
+        return f"<Service {dict(self._flights)!r}>"
+
+    async def handle(self, batch: Sequence[Request]) -> None:
+        """Answer what the cache knows and launch what it does not. Returns before the launched ones are answered."""
+        replies: list[Reply] = []
+        keyed: list[tuple[Request, Key]] = []
+        for request in batch:
+            try:
+                if request.deadline <= request.received_at:
+                    raise Refused(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
+                keyed.append((request, request.model.key_of(request.tenant, request.body)))
+            except Refused as refusal:
+                replies.append(Reply(request, refusal.outcome, NO_STATUS))
+            except Exception as error:
+                log.error("key_failed", model=request.model.name, exc_info=error)
+                failed = failure(Code.INTERNAL, "the responder failed on this request")
+                replies.append(Reply(request, failed, NO_STATUS))
+        read = [key for request, key in keyed if not request.directives.no_cache]
+        before = self._launched
+        looked_up = await self._answers.look_up(read)
+        found = iter(looked_up if looked_up is not None else [None] * len(read))
+        now_ms = self._answers.now_ms()
+        for request, key in keyed:
+            entry = UNKNOWN if request.directives.no_cache else next(found)
+            if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms, request.model.stale_s):
+                outcome: Outcome | None = hit(entry, now_ms)
+                if wants_refresh(entry, now_ms):
+                    self._refresh(request, key, entry)
+            else:
+                outcome = self._launch(request, key, entry, before, now_ms)
+            if outcome is not None:
+                replies.append(Reply(request, outcome, outcome.status))
+        if replies:
+            self._deliver(replies)
+
+    def hand_back(self, *, started: bool) -> list[Request]:
+        """End the flights that have not started, or every one, and return their requests unanswered.
+
+        What nobody waits for ends first.
+        """
+        for model, flights in self._flights.items():
+            self._refreshes.count_dropped(model, flights.drop_unasked())
+        requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
+        for request in requests:
+            _stop_timer(request)
+        return requests
+
+    async def idle(self) -> None:
+        """Wait until nothing is in the air."""
+        for flights in list(self._flights.values()):
+            await flights.idle()
+
+    def _refresh(self, request: Request, key: Key, entry: Entry) -> None:
+        """Have an answer replaced that was good enough for a request, unless it wants nothing done for it."""
+        if request.directives.only_if_cached or request.directives.no_store:
+            return
+        flights = self._flights[request.model]
+        if self._refreshes.are_welcome(request.model, key, flights):
+            self._launched += 1
+            work = Work.refreshing(request, key, entry, self._launched)
+            flights.begin(key.digest, None, partial(self._fly, work, self._refreshes.fly), work)
+
+    def _launch(
+        self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
+    ) -> Outcome | None:
+        """Board a request on a flight; or say why not."""
+        directives = request.directives
+        if directives.only_if_cached:
+            return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
+        forced = False
+        if isinstance(found, Entry):
+            forced = is_usable(found, NO_DIRECTIVES, now_ms, request.model.stale_s)
+        elif found is not None and found.cools_until_ms is not None:
+            return cooling(found.cools_until_ms - now_ms)
+        flights = self._flights[request.model]
+        not_before = request.received_at if directives.no_cache else 0.0
+        flight = None if directives.no_store else flights.joinable(key.digest, not_before)
+        if flight is not None and not self._may_board(request, flight, found, before):
+            flight = None
+        if flight is not None:
+            flights.join(flight, request)
+        elif len(flights) >= self._pending:
+            if isinstance(found, Entry) and is_better_than_an_error(found, directives, now_ms):
+                return hit(found, now_ms)
+            retry_after_ms = request.model.retry_after_ms(len(flights))
+            return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
+        else:
+            self._launched += 1
+            work = Work.of(request, key, found, self._launched, forced=forced)
+            boarding = object() if directives.no_store else key.digest
+            flight = flights.begin(boarding, request, partial(self._fly, work, self._leading.outcome), work)
+        request.body = b""
+        expire = partial(self._expire, flights, flight, request, key)
+        request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
+        return None
+
+    @staticmethod
+    def _may_board(request: Request, flight: Flight[Request], found: Entry | Gap | None, before: int) -> bool:
+        work = flight.about
+        if not isinstance(work, Work) or not work.serves(found, before):
+            return False
+        # A flight may wait for one that had begun earlier elsewhere, unless it was told not to.
+        return work.only_later or not request.directives.no_cache
+
+    async def _fly(
+        self, work: Work, outcome: Callable[[Work, Flight[Request]], Awaitable[Outcome]], flight: Flight[Request]
+    ) -> Outcome:
+        """A flight's work, and, where it fails, a look at what those take who rather have an old answer."""
+        ended = await outcome(work, flight)
+        if ended.code in FAILURES and any(one.directives.stale_if_error_s is not None for one in flight.waiters):
+            work.kept = await self._answers.entry(work.key)
+        return ended
+
+    def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request, key: Key) -> None:
+        flights.leave(flight, request)
+        outcome = failure(Code.DEADLINE_EXCEEDED, "the deadline passed before there was an answer")
+        if request.directives.stale_if_error_s is None:
+            self._deliver([Reply(request, outcome, outcome.status)])
+        else:
+            work = Work.of(request, key, None, 0, forced=False)
+            flights.begin(object(), request, partial(self._fly, work, partial(_come_to, outcome)), work)
+
+    def _land(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
+        if outcome is None:
+            log.error("flight_failed", exc_info=error)
+            outcome = failure(Code.INTERNAL, "the responder failed on this request")
+        own = outcome.status
+        joined = own if own.hit or own.fwd is None else forwarded_status(own.fwd, collapsed=True)
+        kept = flight.about.kept if isinstance(flight.about, Work) else None
+        now_ms = self._answers.now_ms() if kept is not None else 0
+        replies = []
+        for request in flight.waiters:
+            _stop_timer(request)
+            if kept is not None and is_better_than_an_error(kept, request.directives, now_ms):
+                instead = hit(kept, now_ms)
+                replies.append(Reply(request, instead, instead.status))
+            else:
+                replies.append(Reply(request, outcome, own if request is flight.leader else joined))
+        if replies:
+            self._deliver(replies)
+
+
+UNKNOWN = Gap(None)
+
+
+async def _come_to(outcome: Outcome, _work: Work, _flight: Flight[Request]) -> Outcome:
+    return outcome
+
+
+def _stop_timer(request: Request) -> None:
+    if request.timer is not None:
+        request.timer.cancel()
+        request.timer = None

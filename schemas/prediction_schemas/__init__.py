@@ -1,0 +1,43 @@
+"""What travels: results, errors and their codes, cache directives, and the canonical form of an input.
+
+Both ends import this package and it imports nothing of ours, so a client and a responder of different
+ages meet only in the bytes that are described here.
+"""
+
+from prediction_schemas.directives import (
+    NO_DIRECTIVES,
+    NO_STATUS,
+    CacheStatus,
+    Directives,
+    forwarded_status,
+    hit_status,
+    parse_cache_control,
+    parse_cache_status,
+)
+from prediction_schemas.messages import (
+    Code,
+    Failure,
+    MalformedReply,
+    Result,
+    decode_reply,
+    encode_failure,
+    encode_result,
+)
+
+__all__ = [
+    "NO_DIRECTIVES",
+    "NO_STATUS",
+    "CacheStatus",
+    "Code",
+    "Directives",
+    "Failure",
+    "MalformedReply",
+    "Result",
+    "decode_reply",
+    "encode_failure",
+    "encode_result",
+    "forwarded_status",
+    "hit_status",
+    "parse_cache_control",
+    "parse_cache_status",
+]
