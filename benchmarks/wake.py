@@ -63,7 +63,7 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
             while not await link.ask("SCARD", beside_name(one.name, "w")):  # noqa: ASYNC110 - Redis sets no event
                 await asyncio.sleep(0.01)  # by then both are idle, as a follower is while a model works
             now_ms, at = time.time_ns() // 1_000_000, time.monotonic()
-            await leases.ends.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)
+            await leases.commits.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)
             woken_at = float(await loop.run_in_executor(None, follower.stdout.readline))
             took_ms.append((woken_at - at) * 1000)
         await leases.close()

@@ -19,7 +19,7 @@ from amqp_lane.port import Delivery, Settlement
 from prediction_responder.__main__ import main
 from prediction_responder.amqp.pipeline import Pipeline
 from prediction_responder.execution.served import ServedModel
-from prediction_responder.flight.commit import Endings
+from prediction_responder.flight.commit import Commits
 from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Outcome, Request
@@ -69,14 +69,14 @@ def around_the_model(point: str) -> None:
 
 def when_stored() -> None:
     """Die when an answer is in the cache and nobody here knows."""
-    commit = Endings.commit
+    commit = Commits.commit
 
-    async def committing(self: Endings, lease: Lease, *args: Any) -> bool:
+    async def committing(self: Commits, lease: Lease, *args: Any) -> bool:
         stored = await commit(self, lease, *args)
         die_once(lease.key.digest)
         return stored
 
-    Endings.commit = committing  # type: ignore[assignment]
+    Commits.commit = committing  # type: ignore[assignment]
 
 
 def when_written() -> None:

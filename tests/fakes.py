@@ -11,7 +11,7 @@ from prediction_responder import predictor
 from prediction_responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ServedModel
-from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Reply, Request
 from prediction_responder.model.predictor import Predictor
@@ -190,8 +190,8 @@ def serving(
     """A service over a cache; its times to live are exact."""
     answers = CachedAnswers(cache, clock.ms, count)
     leases = Leases(cache, answers, lease_s=3.0)
-    leading = Leading(answers, leases, max_stored_bytes=max_stored_bytes, ttl_factor=lambda: 1.0)
-    return Service(answers, leading, replies, pending=pending, on_refresh=on_refresh)
+    leader = Leader(answers, leases, max_stored_bytes=max_stored_bytes, ttl_factor=lambda: 1.0)
+    return Service(answers, leader, replies, pending=pending, on_refresh=on_refresh)
 
 
 class Replies:

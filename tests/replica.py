@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from prediction_responder.cache import CachedAnswers, LeaseStore
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.execution.served import ServedModel
-from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Reply, Request
 from prediction_responder.model.predictor import Predictor
@@ -26,7 +26,7 @@ class Replica:
         self.odd: list[str] = []
         self.leases = Leases(store, self.answers, lease_s=lease_s, count=self.odd.append)
         self.service = Service(
-            self.answers, Leading(self.answers, self.leases, max_stored_bytes=2**20), self._deliver, pending=10_000
+            self.answers, Leader(self.answers, self.leases, max_stored_bytes=2**20), self._deliver, pending=10_000
         )
         self.model = model
         self._ask: Callable[..., Request] = asker(model)

@@ -16,7 +16,7 @@ from prediction_responder.cache import CachedAnswers, LeaseStore
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ModelNotLoaded, ServedModel
 from prediction_responder.extras import extra
-from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import REPLICA_BYTES, Leases
 from prediction_responder.model.predictor import Predictor
 from prediction_responder.observe.events import NullObserver, Observer
@@ -173,7 +173,7 @@ class Responder:
             models={request_queue(settings.namespace, model.name): model for model in self._models},
             inbox=self._inbox,
             answers=answers,
-            leading=Leading(answers, leases, max_stored_bytes=settings.max_stored_bytes),
+            leader=Leader(answers, leases, max_stored_bytes=settings.max_stored_bytes),
             pending=settings.pending,
             intake=Intake(
                 settings.max_body_bytes,

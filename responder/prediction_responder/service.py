@@ -12,7 +12,7 @@ from functools import partial
 from prediction_responder.cache import CachedAnswers, Entry, Gap
 from prediction_responder.flight.flight import Flight, Flights
 from prediction_responder.flight.freshness import FAILURES, hit, is_better_than_an_error, is_usable, wants_refresh
-from prediction_responder.flight.leader import Leading, cooling
+from prediction_responder.flight.leader import Leader, cooling
 from prediction_responder.flight.refresh import Refreshes
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Key, Model, Outcome, Refused, Reply, Request, failure
@@ -27,7 +27,7 @@ class Service:
 
     Args:
         answers: where answers are kept.
-        leading: how a flight comes to its outcome.
+        leader: how a flight comes to its outcome.
         deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
         pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
         on_refresh: called with the model and how it ended, for each refresh in the background; see `Refreshes`.
@@ -36,19 +36,19 @@ class Service:
     def __init__(
         self,
         answers: CachedAnswers,
-        leading: Leading,
+        leader: Leader,
         deliver: Callable[[list[Reply]], None],
         *,
         pending: int,
         on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
     ) -> None:
         self._answers = answers
-        self._leading = leading
+        self._leader = leader
         self._deliver = deliver
         self._pending = pending
-        self._refreshes = Refreshes(leading, on_refresh, answers.now_ms)
-        self._launched = 0
-        self._flights: defaultdict[Model, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._land))
+        self._refreshes = Refreshes(leader, on_refresh, answers.now_ms)
+        self._begun = 0
+        self._flights: defaultdict[Model, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._finish))
 
     def __repr__(self) -> str:
         return f"<Service {dict(self._flights)!r}>"
@@ -69,7 +69,7 @@ class Service:
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
         read = [key for request, key in keyed if not request.directives.no_cache]
-        before = self._launched
+        before = self._begun
         looked_up = await self._answers.look_up(read)
         found = iter(looked_up if looked_up is not None else [None] * len(read))
         now_ms = self._answers.now_ms()
@@ -80,7 +80,7 @@ class Service:
                 if wants_refresh(entry, now_ms):
                     self._refresh(request, key, entry)
             else:
-                outcome = self._launch(request, key, entry, before, now_ms)
+                outcome = self._begin_or_join(request, key, entry, before, now_ms)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
@@ -92,7 +92,7 @@ class Service:
         What nobody waits for ends first.
         """
         for model, flights in self._flights.items():
-            self._refreshes.count_dropped(model, flights.drop_unasked())
+            self._refreshes.count_dropped(model, flights.drop_background())
         requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
         for request in requests:
             _stop_timer(request)
@@ -108,12 +108,12 @@ class Service:
         if request.directives.only_if_cached or request.directives.no_store:
             return
         flights = self._flights[request.model]
-        if self._refreshes.are_welcome(request.model, key, flights):
-            self._launched += 1
-            work = Work.refreshing(request, key, entry, self._launched)
+        if self._refreshes.may_begin(request.model, key, flights):
+            self._begun += 1
+            work = Work.refreshing(request, key, entry, self._begun)
             flights.begin(key.digest, None, partial(self._fly, work, self._refreshes.fly), work)
 
-    def _launch(
+    def _begin_or_join(
         self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
     ) -> Outcome | None:
         """Board a request on a flight; or say why not."""
@@ -128,7 +128,7 @@ class Service:
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
-        if flight is not None and not self._may_board(request, flight, found, before):
+        if flight is not None and not self._may_join(request, flight, found, before):
             flight = None
         if flight is not None:
             flights.join(flight, request)
@@ -138,17 +138,17 @@ class Service:
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
-            self._launched += 1
-            work = Work.of(request, key, found, self._launched, forced=forced)
+            self._begun += 1
+            work = Work.of(request, key, found, self._begun, forced=forced)
             boarding = object() if directives.no_store else key.digest
-            flight = flights.begin(boarding, request, partial(self._fly, work, self._leading.outcome), work)
+            flight = flights.begin(boarding, request, partial(self._fly, work, self._leader.outcome), work)
         request.body = b""
         expire = partial(self._expire, flights, flight, request, key)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
         return None
 
     @staticmethod
-    def _may_board(request: Request, flight: Flight[Request], found: Entry | Gap | None, before: int) -> bool:
+    def _may_join(request: Request, flight: Flight[Request], found: Entry | Gap | None, before: int) -> bool:
         work = flight.about
         if not isinstance(work, Work) or not work.serves(found, before):
             return False
@@ -171,9 +171,9 @@ class Service:
             self._deliver([Reply(request, outcome, outcome.status)])
         else:
             work = Work.of(request, key, None, 0, forced=False)
-            flights.begin(object(), request, partial(self._fly, work, partial(_come_to, outcome)), work)
+            flights.begin(object(), request, partial(self._fly, work, partial(_known_outcome, outcome)), work)
 
-    def _land(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
+    def _finish(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
         if outcome is None:
             log.error("flight_failed", exc_info=error)
             outcome = failure(Code.INTERNAL, "the responder failed on this request")
@@ -196,7 +196,7 @@ class Service:
 UNKNOWN = Gap(None)
 
 
-async def _come_to(outcome: Outcome, _work: Work, _flight: Flight[Request]) -> Outcome:
+async def _known_outcome(outcome: Outcome, _work: Work, _flight: Flight[Request]) -> Outcome:
     return outcome
 
 

@@ -45,12 +45,12 @@ async def test_round_trips_on_the_wire(servers: Servers, namespace: str) -> None
         for text in ("scripts are told to Redis here", "a"):
             before = here.turns[0], there.turns[0]
             model.gate.clear()
-            leading = asyncio.ensure_future(one.ask(text))
+            leader = asyncio.ensure_future(one.ask(text))
             await until(lambda: model.running == 1)
             following = asyncio.ensure_future(other.ask(text))
             await until(partial(reached, before[1] + 3))
             model.gate.set()
-            kinds = [reply.status.kind for reply in await asyncio.gather(leading, following)]
+            kinds = [reply.status.kind for reply in await asyncio.gather(leader, following)]
             taken.append((here.turns[0] - before[0], there.turns[0] - before[1]))
         before = here.turns[0], 0
         hit = await one.ask("a")
@@ -72,7 +72,7 @@ async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(se
     ):
         for number in range(200):
             model.gate.clear()
-            leading = asyncio.ensure_future(one.ask(str(number)))
+            leader = asyncio.ensure_future(one.ask(str(number)))
             await until(lambda: model.running == 1)
             following = asyncio.ensure_future(other.ask(str(number)))
             waiting = beside_name(one.model.keys.key(b"", canonical_bytes(Question(text=str(number)))).name, "w")
@@ -82,7 +82,7 @@ async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(se
             model.gate.set()
             assert (await following).status.kind == "collapsed"
             behind_ms.append((time.perf_counter() - began) * 1000)
-            await leading
+            await leader
     assert len(model.calls) == 200
     assert statistics.median(behind_ms) <= 2.0, f"p50 {statistics.median(behind_ms):.2f} ms, worst {max(behind_ms):.2f}"
 

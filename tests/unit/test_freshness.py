@@ -245,7 +245,7 @@ async def test_refreshes_are_no_more_than_permits_and_take_no_place_of_a_miss() 
     house.model.calls = 0
     house.model.gate.clear()
     await house.services[0].handle([house.ask(str(number)) for number in range(10)])
-    assert [flights.unasked for flights in house.services[0]._flights.values()] == [2]
+    assert [flights.background for flights in house.services[0]._flights.values()] == [2]
     await settle()
     assert house.model.calls == 2
     await house.services[0].handle([house.ask("new")])
@@ -422,7 +422,7 @@ def test_no_answer_lives_for_ever(ttl_s: float, stale_s: float, keep_s: float, f
     async def check() -> None:
         replies, clock, model = Replies(), Clock(), Model()
         service = serving(Noted(clock=clock), replies, clock)
-        service._leading._ttl_factor = lambda: factor
+        service._leader._ttl_factor = lambda: factor
         ask = asker(await model.served(ttl=ttl_s, stale_s=stale_s, keep_s=keep_s))
         await service.handle([ask()])
         await service.idle()

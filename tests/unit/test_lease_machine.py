@@ -221,7 +221,7 @@ class Sim:
         if not found or not isinstance(found[0], Entry):
             return
         with suppress(CacheUnavailable):
-            lease = await self.leases.acquire_beside(KEY, found[0].head)
+            lease = await self.leases.acquire_refresh(KEY, found[0].head)
             if isinstance(lease, Lease):
                 await self._lead(lease, work_s, ttl_s, fails=fails, counts=True)
 
@@ -235,10 +235,10 @@ class Sim:
             self.leads = False
             self.world.end(call)
         if fails:
-            await self.leases.ends.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
+            await self.leases.commits.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
         else:
             now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
-            await self.leases.ends.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
+            await self.leases.commits.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -381,7 +381,7 @@ class LeaseMachine(RuleBasedStateMachine):
             for sim in live:
                 for task in sim.flights:
                     task.result()
-                assert not len(sim.leases.waiting)
+                assert not len(sim.leases.followers)
             for at in self.world.overlaps:
                 assert any(at - WINDOW_S <= hurt <= at for hurt in self.world.hurt), "two calls, and nothing was hurt"
         finally:

@@ -72,10 +72,10 @@ async def test_max_age_never_gets_the_answer_that_it_refused() -> None:
     wanted = house.ask(directives=Directives(max_age_s=3))
     await house.services[0].handle([wanted])
     await settle()
-    [lease] = house.services[1]._leading._leases.keeper._held.values()
+    [lease] = house.services[1]._leader._leases.keeper._held.values()
     house.model.gate = asyncio.Event()
     house.model.gate.set()
-    house.services[1]._leading._leases.ends.abandon(lease)
+    house.services[1]._leader._leases.commits.abandon(lease)
     await house.services[0].idle()
     assert house.reply_to(wanted).outcome.body == b'{"result":{"text":"call 3"}}'
 
@@ -126,7 +126,7 @@ async def test_who_has_waited_in_vain_leads_in_the_generation_of_now() -> None:
     asked.append(asyncio.ensure_future(house.reply(at=1)))
     await settle()
     house.cache._values.clear()
-    house.services[1]._leading._leases.waiting.look_again()
+    house.services[1]._leader._leases.followers.look_again()
     await house.model.called(2)
     asked.append(asyncio.ensure_future(house.reply(at=0)))
     await settle()
@@ -440,7 +440,7 @@ async def test_a_refresh_whose_permit_is_taken_at_the_last_moment_lets_go() -> N
     house.clock.now += 9
     house.model.gate = asyncio.Event()
     await house.services[0].handle([house.ask()])  # its flight has not run yet
-    held = house.services[0]._leading._leases.keeper
+    held = house.services[0]._leader._leases.keeper
 
     class Late(BrokenCache):
         """Answers a claim when a miss has taken the permit."""
@@ -452,7 +452,7 @@ async def test_a_refresh_whose_permit_is_taken_at_the_last_moment_lets_go() -> N
             return await super().claim(place, mark, lease_ms, seen)
 
     late = Late(house.cache)
-    house.services[0]._leading._leases._store = late
+    house.services[0]._leader._leases._store = late
     await settle()
     assert house.refreshes == ["dropped"]
     assert len(held._held) == 1  # the miss's own
@@ -486,8 +486,8 @@ async def test_a_claim_of_a_refresh_that_nobody_heard_is_taken_back() -> None:
             return await super().commit(commit)
 
     deaf = Deaf(house.cache)
-    leases = house.services[0]._leading._leases
-    leases._store = leases.ends._store = deaf
+    leases = house.services[0]._leader._leases
+    leases._store = leases.commits._store = deaf
     await house.kind()
     await settle()
     assert len(said) == 1

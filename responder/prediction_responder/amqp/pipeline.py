@@ -12,7 +12,7 @@ from amqp_lane import Consumer, Delivery, Fate, Message, Publisher, Settlement
 from prediction_responder.amqp.replies import compose, message_of
 from prediction_responder.amqp.requests import REPLY_TYPES, Intake, ReplyPolicy
 from prediction_responder.cache import CachedAnswers
-from prediction_responder.flight.leader import Leading
+from prediction_responder.flight.leader import Leader
 from prediction_responder.messages import Model, Outcome, Refused, Reply, Request, failure
 from prediction_responder.observe.events import Observer
 from prediction_responder.observe.logs import logger
@@ -30,7 +30,7 @@ class Pipeline:
     Args:
         models: by the name of the queue that asks them.
         inbox: where requests come from.
-        answers, leading, pending: see `Service`.
+        answers, leader, pending: see `Service`.
         intake, policy: see `responder.wire`.
     """
 
@@ -40,7 +40,7 @@ class Pipeline:
         models: Mapping[str, Model],
         inbox: Consumer,
         answers: CachedAnswers,
-        leading: Leading,
+        leader: Leader,
         pending: int,
         intake: Intake,
         policy: ReplyPolicy,
@@ -49,8 +49,8 @@ class Pipeline:
         self._models = models
         self._inbox = inbox
         self._outbox: Publisher | None = None
-        self._service = Service(answers, leading, self._deliver, pending=pending, on_refresh=observer.count_refresh)
-        self._condemned: set[Delivery] = set()
+        self._service = Service(answers, leader, self._deliver, pending=pending, on_refresh=observer.count_refresh)
+        self._dead_letters: set[Delivery] = set()
         self._intake = intake
         self._policy = policy
         self._running: asyncio.Task[None] | None = None
@@ -132,7 +132,7 @@ class Pipeline:
         now = self._clock()
         for reply in replies:
             if reply.outcome.code is Code.MODEL_CRASHED:
-                self._condemned.add(reply.request.token)
+                self._dead_letters.add(reply.request.token)
         self._send([message_of(reply, now) for reply in replies])
         # Last, because somebody waits for what was sent.
         self._observer.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
@@ -147,9 +147,9 @@ class Pipeline:
 
     def _settle(self, done: list[Delivery]) -> None:
         """Done: acknowledged, but for what has killed its process too often; somebody should look at that."""
-        if self._condemned:
-            dead = [delivery for delivery in done if delivery in self._condemned]
-            self._condemned.difference_update(dead)
+        if self._dead_letters:
+            dead = [delivery for delivery in done if delivery in self._dead_letters]
+            self._dead_letters.difference_update(dead)
             self._inbox.settle(dead, Settlement.DEAD_LETTER)
             done = [delivery for delivery in done if delivery not in dead]
         self._inbox.settle(done, Settlement.ACK)

@@ -20,7 +20,7 @@ MAX_COOL_DOWN_MS = 8_000
 VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
 
 
-class Endings:
+class Commits:
     """Ends leases.
 
     Args:
@@ -67,9 +67,9 @@ class Endings:
     def abandon(self, lease: Lease) -> None:
         """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
         if self._keeper.holds(lease):
-            self.say_it_was_nothing(lease)
+            self.release(lease)
 
-    def say_it_was_nothing(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         """Let go of a lease that may have been granted, over the connection of the claim, and so after it."""
         task = asyncio.ensure_future(self._end(lease, NOTHING))
         self._sending.add(task)
@@ -85,7 +85,7 @@ class Endings:
         mark_ms: int = 0,
         failures: bytes | None = None,
     ) -> bool:
-        self._keeper.let_go(lease)
+        self._keeper.drop(lease)
         if not failures and not lease.failures:
             failures = None  # nothing to forget
         # Of a model that has not started nothing was learnt.
@@ -98,5 +98,5 @@ class Endings:
             self._answers.went_down(error)
         except CacheUnavailable as error:
             self._answers.went_down(error)
-            self._keeper.say_later(commit)
+            self._keeper.commit_later(commit)
         return False

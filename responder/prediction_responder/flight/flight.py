@@ -46,7 +46,7 @@ class Flight(Generic[W]):
 
 
 Work = Callable[[Flight[W]], Awaitable[T]]
-Land = Callable[[Flight[W], T | None, Exception | None], None]
+Finish = Callable[[Flight[W], T | None, Exception | None], None]
 
 
 class Flights(Generic[W, T]):
@@ -57,41 +57,41 @@ class Flights(Generic[W, T]):
             answers `flight.waiters`.
     """
 
-    def __init__(self, land: "Land[W, T]") -> None:
-        self._land = land
-        self._boarding: dict[Hashable, Flight[W]] = {}
-        self._airborne: set[Flight[W]] = set()
-        self._unasked: set[Flight[W]] = set()
+    def __init__(self, finish: "Finish[W, T]") -> None:
+        self._finish = finish
+        self._newest: dict[Hashable, Flight[W]] = {}
+        self._all: set[Flight[W]] = set()
+        self._background: set[Flight[W]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
         """How many are in the air, but for background work."""
-        return len(self._airborne) - len(self._unasked)
+        return len(self._all) - len(self._background)
 
     def __repr__(self) -> str:
-        return f"<Flights {len(self)} in the air, {self.waiting} waiting, {self.unasked} in the background>"
+        return f"<Flights {len(self)} in the air, {self.waiting} waiting, {self.background} in the background>"
 
     @property
-    def unasked(self) -> int:
+    def background(self) -> int:
         """How many fly in the background."""
-        return len(self._unasked)
+        return len(self._background)
 
     @property
     def waiting(self) -> int:
         """How many waiters there are."""
-        return sum(len(flight.waiters) for flight in self._airborne)
+        return sum(len(flight.waiters) for flight in self._all)
 
     def joinable(self, key: Hashable, not_before: float = 0.0) -> Flight[W] | None:
         """The flight that a waiter may join: the newest of its key, if it began at `not_before` or later."""
-        flight = self._boarding.get(key)
+        flight = self._newest.get(key)
         return flight if flight is not None and flight.begun_at >= not_before else None
 
     def join(self, flight: Flight[W], waiter: W) -> None:
         """Add a waiter to a flight."""
         flight.waiters[waiter] = None
         flight.asked = True
-        self._unasked.discard(flight)
+        self._background.discard(flight)
 
     def begin(self, key: Hashable, leader: W | None, work: "Work[W, T]", about: object = None) -> Flight[W]:
         """Start a flight, which takes the place of an older one of its key for those who come later.
@@ -100,15 +100,15 @@ class Flights(Generic[W, T]):
         """
         loop = asyncio.get_running_loop()
         flight = Flight(key, leader, loop.time(), about)
-        self._boarding[key] = flight
-        self._airborne.add(flight)
+        self._newest[key] = flight
+        self._all.add(flight)
         if leader is None:
-            self._unasked.add(flight)
+            self._background.add(flight)
         self._empty.clear()
         # An empty context: the leader's trace, tenant or anything else of its own must not leak into shared work.
         flight.task = loop.create_task(self._fly(flight, work), context=Context())
         # A task that is cancelled before its first step never enters the coroutine, so the end is seen from outside.
-        flight.task.add_done_callback(lambda _: self._gone(flight))
+        flight.task.add_done_callback(lambda _: self._remove(flight))
         return flight
 
     def leave(self, flight: Flight[W], waiter: W) -> None:
@@ -120,15 +120,15 @@ class Flights(Generic[W, T]):
     def take_back(self, *, started: bool) -> list[W]:
         """End the flights that have not started, or every one, and return those who waited for them."""
         taken: list[W] = []
-        for flight in [one for one in self._airborne if started or not one.started]:
+        for flight in [one for one in self._all if started or not one.started]:
             taken.extend(flight.waiters)
             flight.waiters.clear()
             self._cancel(flight)
         return taken
 
-    def drop_unasked(self) -> int:
+    def drop_background(self) -> int:
         """End the background work that has not started; how much that was."""
-        dropped = [one for one in self._unasked if not one.started]
+        dropped = [one for one in self._background if not one.started]
         for flight in dropped:
             self._cancel(flight)
         return len(dropped)
@@ -140,14 +140,14 @@ class Flights(Generic[W, T]):
     def _cancel(self, flight: Flight[W]) -> None:
         if flight.task is not None:
             flight.task.cancel()
-        self._gone(flight)
+        self._remove(flight)
 
-    def _gone(self, flight: Flight[W]) -> None:
-        if self._boarding.get(flight.key) is flight:
-            del self._boarding[flight.key]
-        self._airborne.discard(flight)
-        self._unasked.discard(flight)
-        if not self._airborne:
+    def _remove(self, flight: Flight[W]) -> None:
+        if self._newest.get(flight.key) is flight:
+            del self._newest[flight.key]
+        self._all.discard(flight)
+        self._background.discard(flight)
+        if not self._all:
             self._empty.set()
 
     async def _fly(self, flight: Flight[W], work: "Work[W, T]") -> None:
@@ -162,5 +162,5 @@ class Flights(Generic[W, T]):
         except Exception as error:  # noqa: BLE001 - it belongs to the waiters
             failure = error
         # From here to the landing nothing awaits: nobody can board a flight that has its value.
-        self._gone(flight)
-        self._land(flight, value, failure)
+        self._remove(flight)
+        self._finish(flight, value, failure)

@@ -25,7 +25,7 @@ class Waiter:
         return self.push.result() if self.push.done() else b""
 
 
-class Waiting:
+class Followers:
     """Waiters by the digest of their key."""
 
     def __init__(self) -> None:

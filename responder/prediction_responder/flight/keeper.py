@@ -77,11 +77,11 @@ class Keeper:
         self._held[lease.token] = lease
         self._wake()
 
-    def let_go(self, lease: Lease) -> None:
+    def drop(self, lease: Lease) -> None:
         """Renew it no more."""
         self._held.pop(lease.token, None)
 
-    def say_later(self, commit: Commit) -> None:
+    def commit_later(self, commit: Commit) -> None:
         """Somebody may wait for this: it is said as soon as the store listens, unless its lease has ended by then."""
         self._unsent.append((commit, asyncio.get_running_loop().time() + self._lease_s))
         self._wake()

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from prediction_responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry
 from prediction_responder.flight.commit import MAX_COOL_DOWN_MS
+from prediction_responder.flight.crashes import is_last_try
 from prediction_responder.flight.flight import Flight
 from prediction_responder.flight.freshness import hit
 from prediction_responder.flight.keeper import Lease
-from prediction_responder.flight.lease import MAX_STARTS, Cooling, Leases, PushedError
+from prediction_responder.flight.lease import Cooling, Leases, PushedError
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Model, Outcome, Request, decode_error, encode_error, failure
 from prediction_responder.observe.logs import logger
@@ -21,11 +22,11 @@ log = logger(__name__)
 
 TTL_JITTER = (0.9, 1.1)  # what was stored together does not expire together
 COOL_DOWN_MS = (250, MAX_COOL_DOWN_MS)  # after the first failure in a row, doubled by each further one up to the last
-SUSPECT_MS = 1_000  # so seldom it is asked whether an input is still suspected
+LAST_TRY_MS = 1_000  # so seldom it is asked whether an input is still suspected
 COOLS = frozenset({Code.UNAVAILABLE, Code.MODEL_ERROR, Code.MODEL_OUTPUT_INVALID, Code.DEADLINE_EXCEEDED})
 
 
-class Leading:
+class Leader:
     """Brings flights to their outcomes.
 
     Args:
@@ -81,13 +82,13 @@ class Leading:
         Raises:
             CacheUnavailable: not now.
         """
-        lease = await self._leases.acquire_beside(work.key, work.seen, work.note)
+        lease = await self._leases.acquire_refresh(work.key, work.seen, work.note)
         if isinstance(lease, Lease):
             # From here to its permit nothing awaits. What may kill the process never runs for nobody.
-            if flight.asked or not (work.model.is_busy or is_suspect(lease)):
+            if flight.asked or not (work.model.is_busy or is_last_try(lease.starts)):
                 return await self._lead(work, flight, lease)
-            self._leases.ends.abandon(lease)
-            return SUSPECT_MS if is_suspect(lease) else None
+            self._leases.commits.abandon(lease)
+            return LAST_TRY_MS if is_last_try(lease.starts) else None
         return await self.outcome(work, flight) if flight.asked else lease
 
     async def _lease(self, work: Work) -> Lease | Entry | PushedError | Cooling | None:
@@ -105,11 +106,11 @@ class Leading:
         def start() -> None:
             flight.start()
             if lease is not None:
-                self._leases.count_start(lease)
+                self._leases.crashes.note_start(lease)
 
         try:
-            suspect = lease is not None and is_suspect(lease)
-            if lease is not None and suspect and await self._leases.is_guilty(lease):
+            suspect = lease is not None and is_last_try(lease.starts)
+            if lease is not None and suspect and await self._leases.crashes.has_reached_limit(lease):
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {len(lease.starts)} times")
             else:
@@ -118,7 +119,7 @@ class Leading:
             stored = lease is not None and await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:
-                self._leases.ends.abandon(lease)  # unless it was committed
+                self._leases.commits.abandon(lease)  # unless it was committed
         outcome.status = forwarded_status(work.fwd, stored=stored)
         return outcome
 
@@ -128,22 +129,17 @@ class Leading:
             cool_ms = cool_down_ms(lease.failures) if outcome.code in COOLS else 0
             if outcome.code is Code.UNAVAILABLE:
                 outcome.retry_after_ms = max(cool_ms, outcome.retry_after_ms or 0)
-            await self._leases.ends.commit_error(lease, encode_error(outcome), cool_ms)
+            await self._leases.commits.commit_error(lease, encode_error(outcome), cool_ms)
             return False
         now_ms = self._answers.now_ms()
         # A time to live that is none stays none, and one that is above none never becomes none, or endless.
         ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
         entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)
         if len(entry.body) > self._max_stored_bytes:
-            await self._leases.ends.commit_too_large(lease, entry)
+            await self._leases.commits.commit_too_large(lease, entry)
             return False
         kept_ms = round(model.keep_s * 1000) if ttl_ms and outcome.code is None else 0
-        return await self._leases.ends.commit(lease, entry, ttl_ms + kept_ms)
-
-
-def is_suspect(lease: Lease) -> bool:
-    """Whether one more death would make an input guilty."""
-    return len(lease.starts) >= MAX_STARTS - 1
+        return await self._leases.commits.commit(lease, entry, ttl_ms + kept_ms)
 
 
 def cool_down_ms(failures: int) -> int:

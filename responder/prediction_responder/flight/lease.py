@@ -34,8 +34,9 @@ from prediction_responder.cache.value import (
     read_failures,
     token_of,
 )
-from prediction_responder.flight.commit import ERROR, HANDED_OVER, MAX_COOL_DOWN_MS, VALUE, Endings
-from prediction_responder.flight.follower import Waiting
+from prediction_responder.flight.commit import ERROR, HANDED_OVER, MAX_COOL_DOWN_MS, VALUE, Commits
+from prediction_responder.flight.crashes import Crashes
+from prediction_responder.flight.follower import Followers
 from prediction_responder.flight.freshness import is_fresh
 from prediction_responder.flight.keeper import Keeper, Lease
 from prediction_responder.messages import Key
@@ -43,9 +44,6 @@ from prediction_responder.messages import Key
 REPLICA_BYTES = 8
 ON_ITS_WAY_S = 0.05
 POLL_S = 1.0  # pushes may be lost: a follower looks again at least this often
-STARTS_KEPT_MS = 3_600_000
-DEATHS_COUNT_MS = 600_000  # how long ago a death may be to cast doubt on the guilt of an input
-MAX_STARTS, MAX_STARTS_IN_DOUBT = 3, 6
 JITTER_S = (0.002, 0.030)
 
 
@@ -88,16 +86,17 @@ class Leases:
         self._lease_ms = round(lease_s * 1000)
         self._replica = replica or secrets.token_bytes(REPLICA_BYTES)
         self.keeper = Keeper(store, lease_s, count)
-        self.ends = Endings(store, answers, self.keeper)
-        self.waiting = Waiting()
-        store.listen(self.waiting.pushed, self.waiting.look_again)
+        self.commits = Commits(store, answers, self.keeper)
+        self.crashes = Crashes(store, answers, self._replica)
+        self.followers = Followers()
+        store.listen(self.followers.pushed, self.followers.look_again)
 
     def __repr__(self) -> str:
-        return f"<Leases of {self._replica.hex()}: {self.keeper!r}, {len(self.waiting)} followed>"
+        return f"<Leases of {self._replica.hex()}: {self.keeper!r}, {len(self.followers)} followed>"
 
     async def close(self) -> None:
         """Send what is still to be said, if the store listens, and stop renewing."""
-        await self.ends.close()
+        await self.commits.close()
         await self.keeper.close()
 
     async def acquire(  # noqa: C901 - one branch for each thing that may stand there
@@ -140,11 +139,11 @@ class Leases:
                 continue
             found = claimed.found
             if found is None and self._cools(lease):
-                self.ends.say_it_was_nothing(lease)
+                self.commits.release(lease)
                 return Cooling(lease.cools_until_ms)
             if found is None and not only_later and _is_lease_in(generation, claimed.beside):
                 # Somebody works on it beside the place that we found empty, and would not want another call.
-                self.ends.say_it_was_nothing(lease)
+                self.commits.release(lease)
                 found, slot, seen = claimed.beside, Slot.REFRESH, b""
                 lease = Lease(key, Place(key.name, slot), lease.mark, generation)
             if found is None:
@@ -185,7 +184,7 @@ class Leases:
             elif await self._take_over(lease, found):
                 return self._lead(lease, on_lease)
 
-    async def acquire_beside(
+    async def acquire_refresh(
         self, key: Key, seen: bytes, on_lease: Callable[[bytes, bytes], None] = lambda _generation, _token: None
     ) -> Lease | int:
         """Lead the refresh of an answer that is still good, whose head is `seen`. Waits for nobody.
@@ -205,12 +204,12 @@ class Leases:
         except CacheRefused:
             raise
         except CacheUnavailable:
-            self.ends.say_it_was_nothing(lease)
+            self.commits.release(lease)
             raise
         if claimed.found is not None or claimed.moved:
             return claimed.left_ms
         if self._cools(lease):
-            self.ends.say_it_was_nothing(lease)
+            self.commits.release(lease)
             return lease.cools_until_ms - self._answers.now_ms()
         return self._lead(lease, on_lease)
 
@@ -226,7 +225,7 @@ class Leases:
         try:
             claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms, seen)
         except asyncio.CancelledError:
-            self.ends.say_it_was_nothing(lease)
+            self.commits.release(lease)
             raise
         lease.starts = tuple(one for one in claimed.starts if one != self._replica)  # we are alive
         lease.fence = claimed.fence
@@ -240,43 +239,20 @@ class Leases:
         try:
             return await self._store.take_over(lease.place, found, lease.mark, self._lease_ms)
         except asyncio.CancelledError:
-            self.ends.say_it_was_nothing(lease)
+            self.commits.release(lease)
             raise
-
-    async def is_guilty(self, lease: Lease) -> bool:
-        """Whether this input has killed its processes, three times, as far as that can be known.
-
-        A process that was killed from outside takes with it what it was working on, innocent as that may be. Where
-        others have died too, without this input, it takes twice as many deaths to tell.
-        """
-        if len(lease.starts) < MAX_STARTS:
-            return False
-        if len(lease.starts) >= MAX_STARTS_IN_DOUBT:
-            return True
-        try:
-            deaths = await self._store.deaths(lease.key.name, self._answers.now_ms() - DEATHS_COUNT_MS)
-        except CacheUnavailable as error:
-            self._answers.went_down(error)
-            return False
-        return deaths <= set(lease.starts)
-
-    def count_start(self, lease: Lease) -> None:
-        """The model starts: should it take its process with it, the next one who leads knows."""
-        lease.started = True
-        self._store.write_starts(lease.place, (*lease.starts, self._replica), STARTS_KEPT_MS)
 
     def _lead(self, lease: Lease, on_lease: Callable[[bytes, bytes], None]) -> Lease:
         on_lease(lease.generation, lease.token)
         self.keeper.hold(lease)
-        if lease.starts:
-            self._store.write_deaths(lease.key.name, lease.starts, self._answers.now_ms())
+        self.crashes.note_deaths(lease)
         return lease
 
     async def _follow(self, lease: Lease, mark: bytes) -> Entry | PushedError | None:
         """What the holder of a mark ends with; None when it is time to look again."""
         key, place = lease.key, lease.place
         # We listen before we ask to be told, or what is said in between would be lost.
-        with self.waiting.waiter(key.digest, token_of(mark)) as waiter:
+        with self.followers.waiter(key.digest, token_of(mark)) as waiter:
             on_its_way_s = 0.0
             while not waiter.push.done():
                 left_ms = await self._store.register(place, mark, 4 * self._lease_ms)

@@ -14,32 +14,32 @@ from prediction_responder.flight.flight import Flight, Flights
 from prediction_responder.messages import Key, Model, Outcome, Request
 
 if TYPE_CHECKING:
-    from prediction_responder.flight.leader import Leading
+    from prediction_responder.flight.leader import Leader
     from prediction_responder.flight.work import Work
 
 KEPT, PAUSE_MS = 4096, 1_000
-NOBODY_HEARS = Outcome(b"")
+NOT_DELIVERED = Outcome(b"")
 
 
 class Refreshes:
     """Begins refreshes, and remembers where there is no need of one.
 
     Args:
-        leading: how one comes to its outcome.
+        leader: how one comes to its outcome.
         count: called with the model and how it ended: done, failed, dropped, or elsewhere (somebody else does it, or
             has done it, or the model is not to be tried).
         now_ms: wall clock, in milliseconds since the Unix epoch.
     """
 
-    def __init__(self, leading: "Leading", count: Callable[[str, str], None], now_ms: Callable[[], int]) -> None:
-        self._leading = leading
+    def __init__(self, leader: "Leader", count: Callable[[str, str], None], now_ms: Callable[[], int]) -> None:
+        self._leader = leader
         self._count = count
         self._now_ms = now_ms
         self._not_before_ms: dict[bytes, int] = {}
 
-    def are_welcome(self, model: Model, key: Key, flights: Flights[Request, Outcome]) -> bool:
+    def may_begin(self, model: Model, key: Key, flights: Flights[Request, Outcome]) -> bool:
         """Whether one may begin now."""
-        if model.is_busy or flights.unasked >= model.concurrency:
+        if model.is_busy or flights.background >= model.concurrency:
             return False
         return self._not_before_ms.get(key.digest, 0) <= self._now_ms() and flights.joinable(key.digest) is None
 
@@ -47,7 +47,7 @@ class Refreshes:
         """Bring one to its end. Whoever boards it gets its outcome."""
         ended, pause_ms = "dropped", 0
         try:
-            outcome = await self._leading.refresh(work, flight)
+            outcome = await self._leader.refresh(work, flight)
             if isinstance(outcome, Outcome):
                 ended = "failed" if outcome.code is not None else "done"
                 # What replaces nothing would be begun again by the next request.
@@ -58,7 +58,7 @@ class Refreshes:
         except CacheUnavailable:
             pause_ms = PAUSE_MS
             if flight.asked:
-                return await self._leading.outcome(work, flight)
+                return await self._leader.outcome(work, flight)
         except asyncio.CancelledError:
             ended = ""  # whoever dropped it counts it, even if it has never come here
             raise
@@ -67,7 +67,7 @@ class Refreshes:
                 self._count(work.model.name, ended)
             if pause_ms > 0:
                 self._leave_alone(work.key, pause_ms)
-        return NOBODY_HEARS
+        return NOT_DELIVERED
 
     def count_dropped(self, model: Model, number: int) -> None:
         """Count those that have been ended from outside."""
