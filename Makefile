@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
+# Most tests wait for servers, so four processes share two cores well. Each has servers of its own; a file stays together.
+WORKERS ?= 4
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo bench soak test test-binaries test-faults test-stores fuzz chaos mutants check fmt lock
 help:  ## show this
@@ -21,12 +24,12 @@ soak: setup  ## a million answers, and the memory that they leave behind (SOAK="
 	@$(SERVERS) $(PY) -m benchmarks.soak $(SOAK)
 
 test: setup check  ## everything up, every test that this machine can run
-	@$(PY) -m pytest --servers $(PYTEST)
+	@$(PY) -m pytest --servers $(PARALLEL) $(PYTEST)
 
-test-binaries: setup  ## the tests whose servers may come from elsewhere, on installed binaries
-	@$(PY) -m pytest -m "servers and not own_servers" --servers=binaries $(PYTEST)
+test-binaries: setup  ## the tests that depend on the version of RabbitMQ or Redis, on installed binaries
+	@$(PY) -m pytest -m "servers and not own_servers and not any_server" --servers=binaries $(PARALLEL) $(PYTEST)
 
-test-faults: setup  ## the fault suite in its full form
+test-faults: setup  ## the fault suite in its full form, one test at a time
 	@$(PY) -m pytest --servers --full tests/faults $(PYTEST)
 
 test-stores: setup  ## the tests of the cache and the leases, on Redis 8 and Valkey out of Debian trixie

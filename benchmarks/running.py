@@ -115,7 +115,8 @@ class Load:
         """Run, and weigh the processor time that a program spends on it, in microseconds per reply."""
         before = program.cpu_s()
         result = self(queue, total=total, **options)
-        return result | {"cpu_us": round((program.cpu_s() - before) / total * 1e6, 1)}
+        used_s = max(program.cpu_s() - before, 1 / TICKS_PER_S)  # a clock tick is the least that can be seen
+        return result | {"cpu_us": round(used_s / total * 1e6, 1)}
 
     def await_answer(self, queue: str, program: Program) -> None:
         """Wait until a program answers a queue."""

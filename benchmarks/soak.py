@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.bench import Bench
+from benchmarks.measures import Bench
 
 PARTS, GROWTH = 10, 1.10
 console = Console(stderr=True)

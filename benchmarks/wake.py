@@ -2,7 +2,8 @@
 
     python -m benchmarks.wake REDIS_URL COUNT
 
-It prints one line of JSON: p50 and p99 in milliseconds, from the moment at which the leader sends its commit.
+It prints one line of JSON: p50 and p99 in milliseconds, from the moment at which the leader sends its commit, and of
+a bare message through Redis' pub/sub between the same two processes.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from prediction_responder.cache import CachedAnswers, Entry
 from prediction_responder.cache.keys import beside_name
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.cache.redis_pipeline import Subscription
 from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Key
@@ -42,11 +44,20 @@ async def follow(url: str, salt: str, count: int) -> None:
             at = time.monotonic()
             assert isinstance(entry, Entry), entry
             print(at, flush=True)
+    heard: asyncio.Queue[float] = asyncio.Queue()
+    bare = Subscription(
+        f"{salt}bare", lambda _message: heard.put_nowait(time.monotonic()), lambda: print("ready", flush=True)
+    )
+    async with RedisLink(url, timeout_s=1.0, subscription=bare):
+        for _ in range(count):
+            print(await heard.get(), flush=True)
 
 
-async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[bytes]") -> list[float]:
-    """Milliseconds between commits and what the follower says."""
-    took_ms, loop = [], asyncio.get_running_loop()
+async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[bytes]") -> tuple[list[float], list[float]]:
+    """Milliseconds between commits and what the follower says; and the same for bare messages."""
+    took_ms: list[float] = []
+    bare_ms: list[float] = []
+    loop = asyncio.get_running_loop()
     assert follower.stdin is not None
     assert follower.stdout is not None
     async with (
@@ -67,7 +78,14 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
             woken_at = float(await loop.run_in_executor(None, follower.stdout.readline))
             took_ms.append((woken_at - at) * 1000)
         await leases.close()
-    return took_ms
+        await loop.run_in_executor(None, follower.stdout.readline)  # it listens
+        for _ in range(count):
+            await asyncio.sleep(0.01)  # as above
+            at = time.monotonic()
+            await link.ask("PUBLISH", f"{salt}bare", BODY)
+            heard_at = float(await loop.run_in_executor(None, follower.stdout.readline))
+            bare_ms.append((heard_at - at) * 1000)
+    return took_ms, bare_ms
 
 
 def main() -> None:
@@ -79,8 +97,13 @@ def main() -> None:
     salt_of_run = f"wake{secrets.token_hex(6)}."
     command = [sys.executable, "-m", "benchmarks.wake", url, count, salt_of_run]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as follower:
-        took_ms = sorted(uvloop.run(lead(url, salt_of_run, int(count), follower)))
-    facts = {"p50_ms": statistics.median(took_ms), "p99_ms": took_ms[len(took_ms) * 99 // 100]}
+        took_ms, bare_ms = map(sorted, uvloop.run(lead(url, salt_of_run, int(count), follower)))
+    facts = {
+        "p50_ms": statistics.median(took_ms),
+        "p99_ms": took_ms[len(took_ms) * 99 // 100],
+        "bare_p50_ms": statistics.median(bare_ms),
+        "bare_p99_ms": bare_ms[len(bare_ms) * 99 // 100],
+    }
     print(json.dumps({name: round(value, 3) for name, value in facts.items()}))
 
 

@@ -19,11 +19,20 @@ def have_binaries() -> bool:
     return rabbitmq_server() is not None and shutil.which("redis-server") is not None
 
 
+def ensure_binaries() -> None:
+    """Install both servers where they are missing and that is possible.
+
+    Raises:
+        NoServers: it is not; the message says what to install.
+    """
+    if not have_binaries():
+        _install()
+
+
 @contextmanager
 def binaries() -> Iterator[Servers]:
     """Throw-away instances in a temporary folder, installed first where that is possible."""
-    if not have_binaries():
-        _install()
+    ensure_binaries()
     shm = Path("/dev/shm")
     parent = shm if os.access(shm, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="responder-servers-", dir=parent))

@@ -184,7 +184,14 @@ class Fleet:
     @classmethod
     @contextmanager
     def running(
-        cls, servers: Servers, namespace: str, model: str, count: int, *, module: str = "responder", **environment: str
+        cls,
+        servers: Servers,
+        namespace: str,
+        model: str,
+        count: int,
+        *,
+        module: str = "prediction_responder",
+        **environment: str,
     ) -> Iterator["Fleet"]:
         """So many running ones; `module` is what is run."""
         urls = servers.environment(namespace)

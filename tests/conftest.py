@@ -1,6 +1,7 @@
 """Fixtures. Nothing here is importable by tests; what they import is in tests/fakes.py and tests/real.py."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from deploy.found import Servers
+from deploy.binaries import ensure_binaries
+from deploy.found import NoServers, Servers
 from tests.books import Report
+from tests.pace import Pace
 from tests.real import running_servers, source_of
 from tests.rights import as_service
 
@@ -36,8 +39,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="give faults the time and the numbers of the full form")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Some tests start servers of their own from binaries, wherever those of the others come from."""
+    if config.getoption("--servers") and not hasattr(config, "workerinput"):
+        with contextlib.suppress(NoServers):  # then those tests say what to install
+            ensure_binaries()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Bare `pytest` needs no server: what does is skipped, with one clear reason."""
+    """Bare `pytest` needs no server: what does is skipped, with one reason. Hangs are told at the machine's pace."""
+    hang_s, pace = float(config.getini("timeout")), Pace().now()
+    for item in items:
+        marked = item.get_closest_marker("timeout")
+        item.add_marker(pytest.mark.timeout((marked.args[0] if marked else hang_s) * pace), append=False)
     if config.getoption("--servers") is None:
         for item in items:
             if item.get_closest_marker("servers"):
@@ -79,6 +93,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether this is the full form: `make test-faults`."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def pace() -> Pace:
+    """How slow the machine is while this test runs."""
+    return Pace()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from deploy.processes import RedisProcess
 from deploy.servers import docker_has_images, images
 from prediction_responder import Responder, Settings
 from prediction_responder.model.predictor import Predictor
+from tests.pace import Pace
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMAND_CONTAINERS = "TESTS_DEMAND_CONTAINERS"
@@ -99,7 +100,11 @@ class ResponderProcess:
     """A responder as an operator runs it."""
 
     def __init__(
-        self, model: str, environment: dict[str, str], module: str = "responder", stderr: IO[bytes] | None = None
+        self,
+        model: str,
+        environment: dict[str, str],
+        module: str = "prediction_responder",
+        stderr: IO[bytes] | None = None,
     ) -> None:
         self._stderr = stderr
         self._module = module
@@ -126,10 +131,11 @@ class ResponderProcess:
     def wait_until_ready(self) -> None:
         """Wait until it consumes."""
         assert self.process is not None
-        give_up_at = time.monotonic() + 20
+        began = time.monotonic()
         while self.probe("/readyz") != 200:
             assert self.process.poll() is None, "the responder ended"
-            assert time.monotonic() < give_up_at, "the responder did not become ready"
+            waited_s = time.monotonic() - began
+            assert waited_s < 20 or waited_s < 20 * Pace().now(), "the responder did not become ready"
             time.sleep(0.02)
 
     def probe(self, path: str) -> int:
@@ -188,10 +194,20 @@ def responder_process(servers: Servers, namespace: str, model: str, **environmen
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait for something that another process, or the broker, does in its own time; the only such wait in the tests."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for cannot set an event here
-            await asyncio.sleep(0.01)
+    """Wait for something that another process, or the broker, does in its own time; the only such wait in the tests.
+
+    Raises:
+        TimeoutError: not within this time on a machine at its usual pace.
+    """
+    began, limit_s = time.monotonic(), timeout_s
+    while not condition():
+        waited_s = time.monotonic() - began
+        if waited_s > limit_s:
+            limit_s = timeout_s * Pace().now()
+        if waited_s > limit_s:
+            msg = f"not within {waited_s:.1f} s"
+            raise TimeoutError(msg)
+        await asyncio.sleep(0.01)
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ import pytest
 from deploy.found import Servers
 from tests.books import Report
 from tests.models import recorded
+from tests.pace import cpu_pace
 from tests.real import ForeignClient, responder_process
 
 pytestmark = pytest.mark.servers
@@ -76,7 +77,7 @@ async def test_no_body_keeps_the_event_loop_for_fifty_milliseconds(
     assert codes == expected
     worst_ms = max(recorded(tmp_path, "kept"))  # there are some: the watcher lives
     report("bombs", {"kinds": len(BOMBS), "sent": 10 * len(BOMBS), "loop kept at most, ms": worst_ms})
-    assert worst_ms <= KEPT_MS
+    assert worst_ms <= KEPT_MS * cpu_pace()
 
 
 def _note(codes: dict[str, str], reply: object) -> None:

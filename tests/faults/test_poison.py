@@ -15,6 +15,7 @@ from deploy.processes import BrokerProcess
 from tests.books import Report
 from tests.lanes import Collector
 from tests.models import oracle, wordy
+from tests.pace import Pace
 from tests.raw import RawWriter, Refused, short, table, text_field
 from tests.real import ForeignClient, embedded, settings, until
 
@@ -179,7 +180,7 @@ async def test_forged_addresses_and_our_own_queues_get_nothing_and_hurt_nobody(
 
 
 async def test_a_reply_connection_lost_to_a_stale_address_is_back_soon_and_not_lost_to_it_again(
-    servers: Servers, namespace: str
+    pace: Pace, servers: Servers, namespace: str
 ) -> None:
     """RabbitMQ 3.10 closes our connection for an address whose node has gone; later versions ignore it."""
     queue = f"{namespace}predictions.oracle"
@@ -195,7 +196,7 @@ async def test_a_reply_connection_lost_to_a_stale_address_is_back_soon_and_not_l
             await until(lambda: not responder.unsettled)
             began = time.monotonic()
             await client.ask(queue, b'{"number": 4}')
-            assert time.monotonic() - began < 0.2 + 0.2
+            assert time.monotonic() - began < 0.2 + 0.2 * pace.now()
             before = _epochs(repr(responder))[1]
             for _ in range(5):
                 await client.send(queue, b'{"number": 3}', reply_to=address, correlation_id="stale")
@@ -225,7 +226,7 @@ async def _genuine_direct_address(servers: Servers, namespace: str) -> str:
 
 @pytest.mark.own_servers
 async def test_a_reply_that_the_broker_closes_the_channel_for_holds_up_nobody(
-    servers: Servers, namespace: str, tmp_path: Path, report: Report
+    pace: Pace, servers: Servers, namespace: str, tmp_path: Path, report: Report
 ) -> None:
     """It is above the broker's own limit, say: given up after three connections, and all others are answered soon."""
     with BrokerProcess.prepared(tmp_path / "rabbitmq") as broker:
@@ -254,4 +255,4 @@ async def test_a_reply_that_the_broker_closes_the_channel_for_holds_up_nobody(
             assert await admin.depth(queue) == 0
     report("replies that close the channel", {"connections": connections, "longest wait s": round(max(waits), 2)})
     assert connections <= 1 + 3 * 3
-    assert max(waits) < 3
+    assert max(waits) < 3 * pace.now()

@@ -17,10 +17,12 @@ from prediction_responder import Answer, Unavailable, predictor
 from prediction_responder.cache.keys import beside_name
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.cache.redis_link import RedisLink
+from prediction_responder.cache.redis_pipeline import Subscription
 from prediction_responder.operate.invalidate import Operator
 from prediction_schemas import Code, Directives
 from prediction_schemas.canonical import canonical_bytes
 from tests.fakes import Echo, GatedModel, Question
+from tests.pace import Pace
 from tests.proxy import Proxy
 from tests.real import ROOT, own_redis, until
 from tests.replica import on_redis
@@ -61,16 +63,25 @@ async def test_round_trips_on_the_wire(servers: Servers, namespace: str) -> None
     assert taken[2][0] == 1
 
 
-async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(servers: Servers, namespace: str) -> None:
-    """The median of 200, from the moment the model ends."""
+async def test_a_follower_on_another_replica_is_woken_at_once(servers: Servers, namespace: str) -> None:
+    """In the median of 200, within ten bare trips of a message through Redis, from the moment the model ends."""
     behind_ms: list[float] = []
+    bare_ms: list[float] = []
     model = GatedModel()
+    heard = asyncio.Event()
+    bare = Subscription(f"{namespace}bare", lambda _message: heard.set(), lambda: None)
     async with (
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
         RedisLink(servers.redis_url, timeout_s=2.0) as link,
+        RedisLink(servers.redis_url, timeout_s=2.0, subscription=bare),
     ):
         for number in range(200):
+            heard.clear()
+            began = time.perf_counter()
+            link.ask("PUBLISH", bare.channel, b"x")
+            await heard.wait()
+            bare_ms.append((time.perf_counter() - began) * 1000)
             model.gate.clear()
             leader = asyncio.ensure_future(one.ask(str(number)))
             await until(lambda: model.running == 1)
@@ -84,10 +95,12 @@ async def test_a_follower_on_another_replica_is_woken_within_two_milliseconds(se
             behind_ms.append((time.perf_counter() - began) * 1000)
             await leader
     assert len(model.calls) == 200
-    assert statistics.median(behind_ms) <= 2.0, f"p50 {statistics.median(behind_ms):.2f} ms, worst {max(behind_ms):.2f}"
+    assert statistics.median(behind_ms) <= 10 * statistics.median(bare_ms)
 
 
-async def test_a_claim_whose_reply_is_lost_does_not_wait_for_a_lease(servers: Servers, namespace: str) -> None:
+async def test_a_claim_whose_reply_is_lost_does_not_wait_for_a_lease(
+    pace: Pace, servers: Servers, namespace: str
+) -> None:
     """The operation timeout, and then the model; what it answers is there as soon as Redis is."""
     model = GatedModel(is_open=True)
     async with (
@@ -101,14 +114,14 @@ async def test_a_claim_whose_reply_is_lost_does_not_wait_for_a_lease(servers: Se
         first = await one.ask()
         took_s = time.perf_counter() - began
         second = await other.ask()
-        assert time.perf_counter() - began < 1.0
-    assert took_s < 0.2 + 0.15
+        assert time.perf_counter() - began < 1.0 * pace.now()
+    assert took_s < 0.2 + 0.15 * pace.now()
     assert proxy.dropped == 1
     assert (first.status.kind, model.calls) == ("miss", ["warm", "a"])
     assert second.status.kind in ("hit", "collapsed")
 
 
-async def test_a_silent_redis_delays_one_request_and_no_other(tmp_path: Path, namespace: str) -> None:
+async def test_a_silent_redis_delays_one_request_and_no_other(pace: Pace, tmp_path: Path, namespace: str) -> None:
     """By the operation timeout at most; the next ones by less than a millisecond; hits within 2 s of its return."""
     model = GatedModel(is_open=True)
     with own_redis(tmp_path) as redis:
@@ -117,18 +130,20 @@ async def test_a_silent_redis_delays_one_request_and_no_other(tmp_path: Path, na
             redis.freeze()
             began = time.perf_counter()
             assert (await one.ask("first")).outcome.code is None
-            assert time.perf_counter() - began < 0.2 + 0.1
+            took_s = time.perf_counter() - began
             took_ms = []
             for number in range(200):
                 began = time.perf_counter()
                 assert (await one.ask(str(number))).outcome.code is None
                 took_ms.append((time.perf_counter() - began) * 1000)
-            assert statistics.median(took_ms) < 1.0
             redis.thaw()
             thawed_at = time.perf_counter()
             await until(lambda: one.cache_is_up)
             assert (await one.ask("kept")).status.kind == "hit"
-            assert time.perf_counter() - thawed_at < 2.0
+            back_s = time.perf_counter() - thawed_at
+    assert took_s < 0.2 + 0.1 * pace.now()
+    assert statistics.median(took_ms) < 1.0 * pace.now()
+    assert back_s < 2.0 * pace.now()
 
 
 async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers, namespace: str) -> None:
@@ -238,7 +253,7 @@ async def test_no_old_answer_comes_back_when_a_generation_is_lost(servers: Serve
     assert model.calls == ["a", "a"]
 
 
-async def test_a_failure_reaches_all_replicas_at_once(servers: Servers, namespace: str) -> None:
+async def test_a_failure_reaches_all_replicas_at_once(pace: Pace, servers: Servers, namespace: str) -> None:
     """Twenty followers on four replicas: one call, one error, nobody tries in turn."""
     calls = 0
 
@@ -255,7 +270,8 @@ async def test_a_failure_reaches_all_replicas_at_once(servers: Servers, namespac
         ]
         began = time.perf_counter()
         replies = await asyncio.gather(*(one.ask() for one in them for _ in range(5)))
-        assert time.perf_counter() - began < 0.8
+        took_s = time.perf_counter() - began
+    assert took_s < 0.5 + 0.3 * pace.now()
     assert calls == 1
     assert {(reply.outcome.code and reply.outcome.code.name, reply.outcome.retry_after_ms) for reply in replies} == {
         ("UNAVAILABLE", 7000)
@@ -335,7 +351,7 @@ def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> N
     key = said.partition('"key": "')[2][:32]
     assert run("invalidate", "--key", key) == (0, f"nothing was cached of {key}\n")
     status, said = run("invalidate", "orcale")
-    assert (status, "nobody has ever asked" in said) == (1, True)
+    assert (status, "was never asked" in said) == (1, True)
     assert run("invalidate", "--all", "--json")[0] == 0
     for words, complaint in (
         (["invalidate"], "give one of"),

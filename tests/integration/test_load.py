@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.lateness import lateness_p99_ms
 from deploy.found import Servers
 from prediction_responder import Answer, Unavailable, predictor
 from tests.books import Report
 from tests.models import Done, Task, oracle
+from tests.pace import Pace
 from tests.real import ROOT, embedded, responder_process, settings, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(150)]
@@ -63,11 +65,13 @@ def tool(servers: Servers, namespace: str) -> Tool:
 async def test_a_schedule_is_kept(servers: Servers, namespace: str, tool: Tool, report: Report) -> None:
     """Two thousand a second: all answered and correct, one model call for each input, and sent on time.
 
-    In the median of three runs: the machine has other things to do as well.
+    In the median of three runs, beside a bare event loop with the same schedule: a busy machine makes both late.
     """
     late_ms: list[float] = []
+    bare_ms: list[float] = []
     with responder_process(servers, namespace, ORACLE):
         for turn in range(3):
+            bare_ms.append(await asyncio.to_thread(lateness_p99_ms, 2000, 1.0))
             words = (*TEMPLATE, "--inputs", "200", "--keys", "zipf:1.1", "--same-answers", "--tenant", str(turn))
             status, facts, _ = await tool("oracle", "--rate", "2000", "--for", "3s", "--warm-up", "1s", *words)
             assert status == 0, facts
@@ -75,11 +79,11 @@ async def test_a_schedule_is_kept(servers: Servers, namespace: str, tool: Tool, 
             assert facts["model_calls"] == facts["latency"].get("miss", {}).get("count", 0)
             assert facts["most_calls_of_one_input"] <= 1
             late_ms.append(facts["behind_schedule"]["p99_ms"])
-    report("the load tool at 2,000 a second, three runs", {"sent late, p99 ms": sorted(late_ms)})
-    assert sorted(late_ms)[1] < 2
+    report("the load tool at 2,000 a second", {"late, p99 ms": sorted(late_ms), "a bare loop": sorted(bare_ms)})
+    assert sorted(late_ms)[1] < max(2.0, 3 * sorted(bare_ms)[1])
 
 
-async def test_several_processes_are_one_load(servers: Servers, namespace: str, tool: Tool) -> None:
+async def test_several_processes_are_one_load(pace: Pace, servers: Servers, namespace: str, tool: Tool) -> None:
     """Merged: as many requests as one would make, of the same inputs; `distinct` means it over all of them."""
     with responder_process(servers, namespace, ORACLE):
         words = ("oracle", "--rate", "300", "--for", "2s", "--processes", "3", *TEMPLATE)
@@ -90,10 +94,11 @@ async def test_several_processes_are_one_load(servers: Servers, namespace: str, 
         closed = ("--closed", "1", "--requests", "10", "--processes", "3", "--for", "5s", "--think", "10ms")
         status, facts, _ = await tool("oracle", *closed, *TEMPLATE)
         assert (status, facts["answers"]) == (0, 10)
-        assert facts["seconds"] < 3
+        assert facts["seconds"] < 3 * pace.now()
 
 
 async def test_a_stalled_service_shows_in_the_percentiles(
+    pace: Pace,
     servers: Servers,
     namespace: str,
     tool: Tool,
@@ -117,7 +122,7 @@ async def test_a_stalled_service_shows_in_the_percentiles(
     assert process.returncode == 0, err
     assert facts["answers"] == 200 * seconds
     assert whole["p99_ms"] >= 600 * frozen_s
-    assert 980 * frozen_s <= whole["max_ms"] <= 1300 * frozen_s
+    assert 980 * frozen_s <= whole["max_ms"] <= 1000 * frozen_s + 300 * frozen_s * pace.now()
 
 
 async def test_a_closed_loop_hides_the_stall_and_says_so(servers: Servers, namespace: str, tool: Tool) -> None:
@@ -134,8 +139,8 @@ async def test_a_closed_loop_hides_the_stall_and_says_so(servers: Servers, names
     facts = json.loads(out)["runs"][0]
     assert process.returncode == 0
     assert "closed loop: who waits for an answer asks nothing meanwhile" in err.decode()
-    assert facts["latency"]["all"]["p99_ms"] < 500
     assert facts["latency"]["all"]["max_ms"] > 800
+    assert facts["latency"]["all"]["p99_ms"] < facts["latency"]["all"]["max_ms"] / 2
 
 
 async def test_a_wrong_reply_makes_it_fail(servers: Servers, namespace: str, tool: Tool, tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ async def test_a_wrong_reply_makes_it_fail(servers: Servers, namespace: str, too
         assert (await tool("fickle", *words))[0] == 0
 
 
-async def test_a_missing_reply_makes_it_fail(servers: Servers, namespace: str, tool: Tool) -> None:
+async def test_a_missing_reply_makes_it_fail(pace: Pace, servers: Servers, namespace: str, tool: Tool) -> None:
     """The responder is frozen for good; the tool does not wait longer than a request may take."""
     words = ("oracle", "--rate", "50", "--for", "2s", "--timeout", "1s", "--max-errors", "100%", *TEMPLATE)
     with responder_process(servers, namespace, ORACLE) as service:
@@ -185,7 +190,7 @@ async def test_a_missing_reply_makes_it_fail(servers: Servers, namespace: str, t
             service.signal(signal.SIGCONT)
     assert (status, facts["missing"], facts["answers"], facts["errors"]) == (1, 100, 0, {"NO_REPLY": 100})
     assert "100 replies never came" in said
-    assert 1000 <= facts["failed_after"]["NO_REPLY"]["p50_ms"] <= 2500
+    assert 1000 <= facts["failed_after"]["NO_REPLY"]["p50_ms"] <= 1000 + 1500 * pace.now()
 
 
 async def test_thresholds_set_the_exit_status(servers: Servers, namespace: str, tool: Tool) -> None:
@@ -226,7 +231,7 @@ async def test_the_same_load_without_the_cache(servers: Servers, namespace: str,
     assert "Without the cache" in page.read_text()
 
 
-async def test_ctrl_c_ends_it_with_what_there_is(servers: Servers, namespace: str, tool: Tool) -> None:
+async def test_ctrl_c_ends_it_with_what_there_is(pace: Pace, servers: Servers, namespace: str, tool: Tool) -> None:
     """The table of the requests so far, exit status 130, and no process left behind."""
     with responder_process(servers, namespace, ORACLE) as service:
         words = ("--inputs", "100", "--keys", "in-turn", "--processes", "2", *TEMPLATE)
@@ -240,7 +245,7 @@ async def test_ctrl_c_ends_it_with_what_there_is(servers: Servers, namespace: st
     assert process.returncode == 130
     assert facts["interrupted"]
     assert facts["errors"] == {}
-    assert facts["seconds"] < 30
+    assert facts["seconds"] < 30 * pace.now()
     assert facts["answers"] > 50
     assert b"Traceback" not in err
     assert len(children) >= 2

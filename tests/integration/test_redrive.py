@@ -76,7 +76,7 @@ async def test_innocents_are_answered_and_poison_stays(servers: Servers, namespa
             assert status == 1, problem
             facts: dict[str, Any] = json.loads(said)
             assert facts["counts"] == {
-                "skipped: it had expired, and nobody waits for it": 1,
+                "skipped: it had expired; its caller has stopped waiting": 1,
                 "answered": 5,
                 "answered; its caller is gone": 1,
                 "kept: MODEL_CRASHED": 1,

@@ -10,6 +10,7 @@ import pytest
 from deploy.found import Servers
 from deploy.processes import BrokerProcess
 from tests.models import recorded
+from tests.pace import Pace
 from tests.real import ForeignClient, ResponderProcess, responder_process, until
 
 pytestmark = pytest.mark.servers
@@ -87,7 +88,7 @@ async def test_the_probes_tell_the_truth(servers: Servers, namespace: str, tmp_p
 
 
 async def test_what_outlasts_the_grace_period_goes_back_to_the_queue(
-    servers: Servers, namespace: str, tmp_path: Path
+    pace: Pace, servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
     """A model that takes longer than the grace: exit in time, another status, and the request is not lost."""
     queue = f"{namespace}predictions.oracle"
@@ -99,7 +100,7 @@ async def test_what_outlasts_the_grace_period_goes_back_to_the_queue(
             responder.signal(signal.SIGTERM)
             began = time.monotonic()
             assert await asyncio.to_thread(responder.wait, 10) == 1
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 3 * pace.now()
             assert await client.depth(queue, 1) == 1
 
 

@@ -14,6 +14,7 @@ from prediction_responder.execution.input import has_more_values_than, is_deeper
 from prediction_responder.messages import Refused
 from prediction_schemas.canonical import NotCanonical, canonical_bytes
 from tests.fakes import Question
+from tests.pace import cpu_pace
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -45,10 +46,10 @@ def test_a_hostile_megabyte_is_measured_in_milliseconds(body: bytes) -> None:
     """Before any parser sees it. The least of three: what the machine does besides is not the promise."""
     took = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.thread_time()
         is_deeper_than(body, 64)
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.05
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.05 * cpu_pace()
 
 
 def weight(value: object) -> int:
@@ -100,7 +101,7 @@ def test_no_body_keeps_the_loop_for_fifty_milliseconds(value: bytes, bytes_: int
             with contextlib.suppress(Refused, NotCanonical):
                 canonical_bytes(read_input(body, model, max_depth=64))
             took.append(time.thread_time() - began)
-        assert min(took) < 0.05
+        assert min(took) < 0.05 * cpu_pace()
 
 
 def test_many_faults_are_counted_and_some_are_named() -> None:
