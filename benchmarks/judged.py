@@ -25,7 +25,7 @@ BOUNDS = {
     "rate_miss": ("rate of misses with cache and coalescing / without", 0.5, True),
     "cpu_client": ("client library: CPU per call / the floor's", 5.7, False),
     "tool_rate": ("load tool, one process: replies / requests at 0.35 of the C load's rate", 0.98, True),
-    "tool_late": ("load tool at 2,000 a second: sent late, p99 / a bare event loop's", 3.0, False),
+    "tool_late": ("load tool at 2,000 a second: sent late, p99 / a bare event loop's + 0.5 ms", 2.5, False),
     "wake": ("wake-up of a follower in another process / a bare message through Redis", 4.0, False),
     "hits": ("Redis hits per cached answer", 1.0, True),
     "memory": ("resident memory after the load / after the first answers", 1.10, False),

@@ -1,29 +1,40 @@
-"""How late a process that only keeps a schedule is, on this machine, now: `python -m benchmarks.lateness RATE SECONDS`.
+"""How late a bare event loop is on a schedule: `python -m benchmarks.lateness RATE SECONDS [WORK_US]`.
 
-It is what the lateness of the load tool is compared with. It prints the 99th percentile in milliseconds.
+It is what the lateness of the load tool is compared with: with as much work at each turn, a busy machine makes both
+late. It prints the 99th percentile in milliseconds.
 """
 
 import asyncio
 import subprocess
 import sys
+import time
 
 from prediction_client.load.worker import precise_loop
 
 
-async def keep_schedule(rate: float, seconds: float) -> float:
-    """Milliseconds, at the 99th percentile."""
+async def keep_schedule(rate: float, seconds: float, work_us: float = 0.0) -> float:
+    """Milliseconds, at the 99th percentile.
+
+    Args:
+        rate: turns per second.
+        seconds: how long.
+        work_us: processor time that each turn spends.
+    """
     loop = asyncio.get_running_loop()
     began, late_s = loop.time(), []
     for number in range(int(rate * seconds)):
         due = began + number / rate
         await asyncio.sleep(max(0.0, due - loop.time()))
         late_s.append(loop.time() - due)
+        busy_until = time.thread_time() + work_us / 1e6
+        while time.thread_time() < busy_until:
+            pass
     return sorted(late_s)[len(late_s) * 99 // 100] * 1000
 
 
-def lateness_p99_ms(rate: float, seconds: float) -> float:
+def lateness_p99_ms(rate: float, seconds: float, work_us: float = 0.0) -> float:
     """The same, of a process of its own; it blocks."""
-    command = [sys.executable, "-m", "benchmarks.lateness", str(rate), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.lateness", str(rate), str(seconds), str(work_us)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

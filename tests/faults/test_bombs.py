@@ -12,7 +12,7 @@ from tests.models import recorded
 from tests.pace import cpu_pace
 from tests.real import ForeignClient, responder_process
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.any_server]
 
 MB = 2**20
 KEPT_MS = 50

@@ -12,7 +12,7 @@ from tests.models import Task, events
 from tests.pace import Pace
 from tests.real import replicas
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(120)]
 
 CACHED = "max-stale=9, only-if-cached"
 MODEL_S, TTL_S, PER_SECOND = 1.0, 4.0, 500

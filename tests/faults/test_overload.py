@@ -14,7 +14,7 @@ from tests.models import events, recorded
 from tests.pace import Pace
 from tests.real import ForeignClient, responder_process, until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(200)]
 
 CALL_S, AT_ONCE = 0.04, 4
 CAPACITY = AT_ONCE / CALL_S
@@ -83,7 +83,10 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
             under_load = await offer(10 * CAPACITY, seconds)
             after_mb, good = fleet.memory_mb(), books.codes["ok"] - ok
             ended = loop.time()
-            assert await requester.all_answered(10), books.row()
+            # A reply expires with its request: on a slow machine some are gone before they are fetched.
+            replied = f'responder_reply_fates_total{{fate="confirmed"}} {len(books.asked):.1f}'
+            await until(lambda: not books.open or replied in fleet.them[0].metrics())
+            expired = len(books.open)
             async with ForeignClient.connected(servers.amqp_url) as client:
                 began = loop.time()
                 await client.ask(f"{namespace}predictions.limited", b'{"number": -1, "seconds": 0.04}')
@@ -99,12 +102,13 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
             "good": good,
             "refused": books.codes["RESOURCE_EXHAUSTED"],
             "too late": books.codes["DEADLINE_EXCEEDED"],
+            "replies expired": expired,
             "hint, median ms": hints[len(hints) // 2],
             "memory": round(after_mb / before_mb, 2),
             "recovered s": round(recovered_s, 2),
         },
     )
-    assert (len(books.open), books.wrong, books.unexpected) == (0, 0, 0)
+    assert (books.wrong, books.unexpected) == (0, 0)
     assert books.codes.keys() <= {"ok", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert under_load >= 0.9 * alone
     assert good >= 0.9 * alone * seconds

@@ -11,7 +11,7 @@ from tests.fakes import GatedModel
 from tests.lanes import Witness
 from tests.real import embedded, settings, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.any_server]
 
 REQUESTS, KEYS = 2000, 100
 

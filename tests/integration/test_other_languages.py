@@ -16,7 +16,7 @@ from deploy.found import Servers
 from examples.price import price
 from tests.real import ROOT, embedded, settings
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(60)]
 
 FOLDER = ROOT / "examples" / "clients"
 

@@ -10,7 +10,7 @@ from deploy.found import Servers
 from prediction_client import PredictionClient
 from tests.real import ROOT, ForeignClient, responder_process
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.any_server]
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 

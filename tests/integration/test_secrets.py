@@ -20,7 +20,7 @@ from tests.books import Requester
 from tests.real import ROOT, ForeignClient, ResponderProcess, responder_process, until
 from tests.rights import SECRET, add_redis_user, add_user, for_namespaces, with_user
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(120)]
 
 WRONG_PASSWORD, BODY = "canary-of-a-wrong-password", "canary-of-a-body"
 CANARIES = (SECRET, WRONG_PASSWORD, BODY)

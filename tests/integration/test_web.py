@@ -21,7 +21,7 @@ from examples.web_fastapi import app
 from prediction_client import InvalidArgument, PredictionClient
 from tests.real import ROOT, responder_process
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(60)]
 
 PAIR = Features(pair="ETH/EUR")
 
