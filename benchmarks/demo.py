@@ -122,9 +122,9 @@ def digits() -> Inputs:
     return Inputs.listed(images, ZIPF, [truth.predict(image).model_dump(mode="json") for image in images])
 
 
-def plans(broker: Broker, requests: int, zipf_requests: int) -> dict[str, Plan]:
+def plans(broker: Broker, slow_requests: int, requests: int, zipf_requests: int) -> dict[str, Plan]:
     """The parts, by their names. The second one pauses between requests, so that the answers' time to live passes."""
-    slow = ClosedLoop(1, requests=requests)
+    slow = ClosedLoop(1, requests=slow_requests)
     fast = ClosedLoop(1, requests=requests, think_s=PAUSE_S)
     herd = ClosedLoop(HERD, requests=HERD)
     zipf = OpenLoop(ZIPF_RATE, zipf_requests / ZIPF_RATE, spacing="poisson")
@@ -136,14 +136,13 @@ def plans(broker: Broker, requests: int, zipf_requests: int) -> dict[str, Plan]:
     }
 
 
-def measure(requests: int, zipf_requests: int) -> tuple[list[Run], list[int], list[str]]:
+def measure(slow_requests: int, requests: int, zipf_requests: int) -> tuple[list[Run], list[int], list[str]]:
     """Every part, in order; the model calls of each by the responder's own count; and what is wrong."""
     namespace = f"demo{os.getpid()}."
     broker = Broker(os.environ["AMQP_URL"], namespace)
     runs, calls, broken = list[Run](), list[int](), list[str]()
     with Responder.running(namespace) as responder:
-        for name, plan in plans(broker, requests, zipf_requests).items():
-            console.print(name, highlight=False)
+        for name, plan in plans(broker, slow_requests, requests, zipf_requests).items():
             before = responder.model_calls()
             with progress(console) as tell:
                 runs.append(run(plan, name, tell))
@@ -152,9 +151,17 @@ def measure(requests: int, zipf_requests: int) -> tuple[list[Run], list[int], li
             broken += [f"{name}: {text}" for text in report.Thresholds().broken_by(runs[-1])]
             time.sleep(MODEL_SECONDS + SETTLE_S)  # a refresh that was begun last is counted where it belongs
             calls.append(responder.model_calls() - before)
+            console.print(figures(runs[-1], calls[-1]), highlight=False, soft_wrap=True)
             if calls[-1] < runs[-1].model_calls:
                 broken.append(f"{name}: {runs[-1].model_calls} replies of model calls, and only {calls[-1]} such calls")
     return runs, calls, broken
+
+
+def figures(run: Run, calls: int) -> str:
+    """One part in one line, as soon as it has ended."""
+    latency = run.summary()["latency"]["all"]
+    shown = ", ".join(f"{name} {latency[f'{name}_ms']:,.1f} ms" for name in ("mean", "p50", "p99"))
+    return f"{run.name}: {run.answered:,} answers, {calls:,} model call{'s' * (calls != 1)}, {shown}"
 
 
 def draw(runs: Sequence[Run], calls: Sequence[int], path: Path) -> None:
@@ -186,7 +193,8 @@ def _model_calls(axes: Axes, runs: Sequence[Run], made: Sequence[int]) -> None:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--requests", type=int, default=100, help="of each one-after-another part")
+    parser.add_argument("--slow-requests", type=int, default=20, help="one after another, a second each (20)")
+    parser.add_argument("--requests", type=int, default=100, help="one after another, with the cache (100)")
     parser.add_argument("--zipf-requests", type=int, default=5000)
     parser.add_argument("--png", type=Path, default=Path("demo.png"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -194,7 +202,7 @@ def main() -> int:
     if "AMQP_URL" not in os.environ:
         parser.error("AMQP_URL is not set: run it as `make demo`")
     try:
-        runs, calls, broken = measure(options.requests, options.zipf_requests)
+        runs, calls, broken = measure(options.slow_requests, options.requests, options.zipf_requests)
     except KeyboardInterrupt:
         return 130
     if options.json:
@@ -212,6 +220,7 @@ def main() -> int:
             output.print(f"{one.name}: model calls {made:,}, distinct inputs {inputs:,}{unseen}", highlight=False)
     for text in broken:
         console.print(text, style="red", markup=False)
+    console.print("drawing the picture", highlight=False)
     draw(runs, calls, options.png)
     console.print(f"picture: {options.png}", markup=False)
     return 1 if broken else 0

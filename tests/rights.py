@@ -1,4 +1,4 @@
-"""Users with the rights that the README documents, made by the commands that stand there."""
+"""Users with the rights that docs/guides/security.md documents, made by the commands that stand there."""
 
 import asyncio
 import re
@@ -20,8 +20,8 @@ Rules = Callable[[str], str]
 
 
 def documented(begins: str) -> list[list[str]]:
-    """The words of every command of the README that begins so."""
-    lines = (ROOT / "README.md").read_text().splitlines()
+    """The words of every command of the page that begins so."""
+    lines = (ROOT / "docs" / "guides" / "security.md").read_text().splitlines()
     return [shlex.split(line) for line in lines if line.startswith(f"    {begins}")]
 
 

@@ -294,7 +294,7 @@ async def test_ctrl_c_while_it_connects(tool: Tool) -> None:
 
 
 async def test_it_asks_as_an_ordinary_user(servers: Servers, namespace: str, tool: Tool) -> None:
-    """Through the exchanges that such a user may write to; see README, Lock it up."""
+    """Through the exchanges that such a user may write to; see docs/guides/security.md."""
     exchange = f"{namespace}predictions.replies"
     chosen = settings(servers, namespace, reply_exchange=exchange, require_user_id="guest")
     words = ("--rate", "50", "--for", "1s", "--user-id", "guest", "--reply-exchange", exchange, *TEMPLATE)

@@ -1,4 +1,4 @@
-"""The hardened deployment of the README, by the very commands that stand there: what each user can do, and what not."""
+"""The hardened deployment of docs/guides/security.md, by its own commands: what each user can do, and what not."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ class Deployment:
         return with_user(str(URL(self.amqp_url).with_path(f"/{VHOST}")), user)
 
     def client(self, user: str, **options: object) -> PredictionClient:
-        """An application's, as the README writes it."""
+        """An application's, as the guide writes it."""
         chosen = {"user_id": user, "exchange": EXCHANGE, "reply_exchange": REPLIES, "reply_prefix": f"replies.{user}."}
         return PredictionClient(self.url(user), timeout_s=10.0, **(chosen | options))  # type: ignore[arg-type]
 
@@ -60,7 +60,7 @@ class Deployment:
         }
 
     def responder(self, model: str = "tests.models:oracle") -> ResponderProcess:
-        """One that has been launched as the README says."""
+        """One that has been launched as the guide says."""
         chosen = {
             "RESPONDER_DECLARE": "false",
             "RESPONDER_REQUIRE_USER_ID": "shop|till",
