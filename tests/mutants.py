@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".git", ".venv", ".cache", ".hypothesis", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__")
+FOLDERS = ("schemas", "lane", "responder", "producer")  # that hold the packages
 TIMEOUT_S = 240
 
 
@@ -42,21 +43,21 @@ class Fault:
 FAULTS = (
     Fault(
         "drop the ack",
-        "responder/pipeline.py",
+        "responder/prediction_responder/amqp/pipeline.py",
         "        self._inbox.settle(done, Settlement.ACK)\n\n    @staticmethod",
         "\n    @staticmethod",
         "tests/integration/test_stopping.py -k sigterm_with_two_hundred",
     ),
     Fault(
         "ack before confirm",
-        "responder/pipeline.py",
+        "responder/prediction_responder/amqp/pipeline.py",
         "            self._outbox.send(addressed)\n",
         "            self._outbox.send(addressed)\n            self._settle([one.token for one in addressed])\n",
         "tests/faults/test_crashes.py tests/integration/test_hostile.py -k 'written or memory_alarm'",
     ),
     Fault(
         "requeue what is unroutable",
-        "responder/pipeline.py",
+        "responder/prediction_responder/amqp/pipeline.py",
         "        self._settle([message.token for message in messages])\n",
         "        if fate is Fate.RETURNED:\n"
         "            self._inbox.settle([one.token for one in messages], Settlement.REQUEUE)\n"
@@ -65,80 +66,81 @@ FAULTS = (
         "tests/integration/test_answers.py tests/integration/test_refusals.py",
     ),
     Fault(
-        "guilty without a witness",
-        "lane/quarantine.py",
+        "at fault without others confirmed",
+        "lane/amqp_lane/quarantine.py",
         "        if self._confirms > confirms >= 0 or not times:\n",
         "        if True:\n",
         "tests/unit/test_quarantine.py",
     ),
     Fault(
         "answer anybody",
-        "responder/wire.py",
+        "responder/prediction_responder/amqp/requests.py",
         "not (given.user_id and self.users.fullmatch(given.user_id))",
         "given.user_id is None",
         "tests/integration/test_rights.py -k who_asks",
     ),
     Fault(
         "drop the renewal",
-        "responder/keeping.py",
+        "responder/prediction_responder/flight/keeper.py",
         "                    await self._renew()\n",
         "                    pass\n",
         "tests/unit/test_lease_machine.py -k Undisturbed",
     ),
     Fault(
         "skip the digest check",
-        "responder/cache/entry.py",
+        "responder/prediction_responder/cache/value.py",
         "    if stored_for != digest or stored_in != generation",
         "    if stored_in != generation",
         "tests/unit/test_entry.py tests/unit/test_freshness.py",
     ),
     Fault(
         "cancel the work of others",
-        "responder/flight.py",
+        "responder/prediction_responder/flight/flight.py",
         "        if not flight.waiters and not flight.started:\n",
         "        if not flight.started:\n            flight.waiters.clear()\n",
         "tests/unit/test_flight.py tests/unit/test_service.py",
     ),
     Fault(
         "commit without the fence",
-        "responder/cache/scripts.py",
+        "responder/prediction_responder/cache/redis_scripts.py",
         "if (redis.call('GET', KEYS[4]) or '') ~= ARGV[8] then return 0 end\nlocal kept",
         "local kept",
         "tests/contract/test_leases.py -k redis",
     ),
     Fault(
         "acknowledge over a gap",
-        "lane/window.py",
+        "lane/amqp_lane/window.py",
         "            frames.append((tag, False))\n",
         "            frames.append((tag, True))\n",
         "tests/unit/test_window.py",
     ),
     Fault(
         "the tenant out of the key",
-        "responder/keys.py",
+        "responder/prediction_responder/cache/keys.py",
         "            begun.update(_framed(tenant))\n",
         "",
         "tests/unit/test_keys.py tests/unit/test_service.py",
     ),
     Fault(
         "no second look at the cache",
-        "responder/lease.py",
-        "                if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head != unwanted:\n",
+        "responder/prediction_responder/flight/lease.py",
+        "                if is_later and is_fresh(entry, self._answers.now_ms()) and entry.head not in unwanted:\n",
         "                if False:\n",
         "tests/unit/test_service.py tests/unit/test_lease_machine.py -k 'late_look_up or Undisturbed'",
     ),
     Fault(
         "serve what has expired",
-        "responder/service.py",
+        "responder/prediction_responder/service.py",
         "                if request.deadline <= request.received_at:\n",
         "                if False:\n",
         "tests/unit/test_service.py tests/faults/test_overload.py -k 'already_late or too_late'",
     ),
     Fault(
         "write to whoever is named",
-        "responder/wire.py",
-        "        return not reply_to.startswith(self.own) and self.pattern.fullmatch(reply_to) is not None\n",
-        "        return True\n",
+        "responder/prediction_responder/amqp/requests.py",
+        "        if reply_to.startswith(self.own) or (not user_id and USER in self.pattern):\n"
+        "            return False\n",
+        "        if reply_to:\n            return True\n",
         "tests/unit/test_wire.py tests/integration/test_refusals.py",
     ),
 )
@@ -167,7 +169,7 @@ def is_seen(fault: Fault) -> tuple[bool, str]:
                 command,
                 shell=True,
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": str(folder)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(str(folder / name) for name in ("", *FOLDERS))},
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import FAULTS, Fault
 from tests.rules import PACKAGES, problems
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,6 +180,12 @@ def test_the_copy_breaks_no_rule(copy: Path) -> None:
     """What the plants are compared with."""
     assert by_rules(copy) == ""
     assert broken_layers(copy) == ""
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_still_finds_its_place(fault: Fault) -> None:
+    """`make mutants` replaces text that occurs once; code that moves must take its mutant along."""
+    assert (ROOT / fault.file).read_text().count(fault.old) == 1
 
 
 def test_every_command_of_the_documents_exists() -> None:
