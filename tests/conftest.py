@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 
 import hypothesis
@@ -80,6 +81,43 @@ _ROWS: list[tuple[str, dict[str, object]]] = []
 def report() -> Report:
     """Puts a row of counters into the table that the session ends with."""
     return lambda name, row: _ROWS.append((name, row))
+
+
+class Progress:
+    """A line now and then that says how far a long run is, and how long the rest will take."""
+
+    EVERY_S = 30.0
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self._reporter = reporter
+        self._began = self._said = time.monotonic()
+        self._ended = self._planned = 0
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Every process has the same tests."""
+        self._planned = len(ids)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without further processes."""
+        self._planned = self._planned or len(session.items)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test has ended, or one of its parts."""
+        self._ended += report.when == "teardown"
+        now = time.monotonic()
+        if self._ended and now - self._said >= self.EVERY_S:
+            self._said = now
+            left_s = (now - self._began) / self._ended * (self._planned - self._ended)
+            took = f"{self._ended} of {self._planned} tests in {now - self._began:.0f} s"
+            self._reporter.write_line(f"\n{took}, at this pace {left_s:.0f} s more")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Only where a terminal is written to: not in the processes of a parallel run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Progress(reporter))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""A prediction responder on RabbitMQ. What a model's owner needs is importable from here."""
+"""A prediction responder on RabbitMQ. This module is the public API; everything below it is private."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ __all__ = ["Answer", "InvalidInput", "Responder", "Settings", "Unavailable", "pr
 
 
 def __getattr__(name: str) -> object:
-    """Load the service only when it is asked for, so that a module of models imports in milliseconds."""
+    """Import the service on first use only, so that a module of models imports in milliseconds."""
     if name == "Responder":
         from prediction_responder.app import Responder
 

@@ -6,7 +6,7 @@ from prediction_responder.extras import MissingExtra, extra
 
 
 def main() -> None:
-    """Run the command; where its extra is not installed, say so in one line."""
+    """Run the command; if its extra is not installed, say so in one line."""
     try:
         with extra("serve"):
             from prediction_responder.cli import run

@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 def run() -> None:
-    """The command line."""
+    """Run the command line."""
     try:
         cli()
     except MissingExtra as error:
@@ -63,14 +63,14 @@ def serve(models: Models) -> None:
     """
     predictors, settings = _load(models)
     set_up_logs(settings.log, settings.log_level)
-    from prediction_responder.serve import run as serve_until_stopped  # half a second of imports that others can spare
+    from prediction_responder.serve import run as serve_until_stopped  # half a second that only `serve` needs
 
     raise typer.Exit(serve_until_stopped(predictors, settings))
 
 
 @cli.command()
 def check(models: Models, as_json: AsJson = False) -> None:  # noqa: FBT002 - a command-line flag
-    """Check the settings and the models without serving, and show what is in force."""
+    """Check the settings and the models without serving, and show the values in force."""
     predictors, settings = _load(models)
     facts = facts_of(predictors, settings)
     if as_json:
@@ -85,12 +85,12 @@ def check(models: Models, as_json: AsJson = False) -> None:  # noqa: FBT002 - a 
 @cli.command()
 def explain(
     model: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="a predictor, e.g. examples.price:price")],
-    body: Annotated[str, typer.Argument(metavar="JSON", help="an input, as a request would carry it")],
+    body: Annotated[str, typer.Argument(metavar="JSON", help="an input, as in the body of a request")],
     tenant: Annotated[str, typer.Option(help="the tenant of the request")] = "",
     cache_control: Annotated[str, typer.Option(help="the request's directives, e.g. max-age=5")] = "",
     as_json: AsJson = False,  # noqa: FBT002 - a command-line flag
 ) -> None:
-    """Show an input's key, what is cached of it, which replica works on it, and how a request would be answered."""
+    """Show an input's key, what is cached for it, which replica leads, and how a request would be answered."""
     [predictor], settings = _load([model])
     from prediction_responder.operate.invalidate import explain_input
 
@@ -121,13 +121,13 @@ def invalidate(
 
 @cli.command()
 def redrive(
-    model: Annotated[str | None, typer.Option(help="only letters to this model")] = None,
+    model: Annotated[str | None, typer.Option(help="only dead letters of this model")] = None,
     reason: Annotated[str | None, typer.Option(help="only this death reason: rejected, delivery_limit, maxlen")] = None,
     limit: Annotated[int, typer.Option(min=1, max=65_535, help="maximum number of letters to read")] = 1000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="seconds for each")] = 30.0,
-    impersonate: Annotated[bool, typer.Option("--impersonate", help="ask as each letter's user")] = False,  # noqa: FBT002
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be done")] = False,  # noqa: FBT002
-    listed: Annotated[bool, typer.Option("--list", help="show the letters, ask nothing")] = False,  # noqa: FBT002
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds to wait for each reply")] = 30.0,
+    impersonate: Annotated[bool, typer.Option("--impersonate", help="send as each letter's user")] = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, send nothing")] = False,  # noqa: FBT002
+    listed: Annotated[bool, typer.Option("--list", help="list letters, send nothing")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Send dead letters again, one at a time, and forward the answers to the original callers.
@@ -169,9 +169,9 @@ def declare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="models' names, e.g. price")],
     as_json: AsJson = False,  # noqa: FBT002 - a command-line flag
 ) -> None:
-    """Declare queues and exchanges, as a user with that right, for responders with RESPONDER_DECLARE=false.
+    """Declare queues and exchanges, as a user with that permission, for responders with RESPONDER_DECLARE=false.
 
-    It needs no model's code. Give it the settings that the responders have.
+    The code of the models is not needed. Use the same settings as the responders.
     """
     settings = _settings()
     for problem in filter(None, map(problem_with_name, models)):

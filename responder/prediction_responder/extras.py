@@ -1,4 +1,4 @@
-"""Optional dependencies: one line that says what to install when one is missing."""
+"""Optional dependencies: if one is missing, one line says what to install."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ class MissingExtra(ImportError):
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around imports that need an extra of the distribution.
+    """Guard imports that need an extra of the distribution.
 
     Raises:
         MissingExtra: a package is missing that is not one of ours.

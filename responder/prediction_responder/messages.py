@@ -1,4 +1,4 @@
-"""What passes between the transport and the service: requests, outcomes, replies. It knows no model class."""
+"""Requests, outcomes and replies, between the transport and the service. This module knows no model class."""
 
 import asyncio
 import struct
@@ -61,7 +61,7 @@ class Model(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One question. Times are seconds on the event loop's clock.
+    """One request. Times are seconds on the event loop's clock.
 
     Args:
         model: the model that is asked.
@@ -86,7 +86,7 @@ class Request:
     timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(slots=True)  # not frozen: three of these are made for every hit, and freezing doubles their price
+@dataclass(slots=True)  # not frozen: every hit makes three of these, and freezing doubles the cost
 class Outcome:
     """How a model call ended, for every request that waited for it.
 
@@ -95,8 +95,8 @@ class Outcome:
         code: None for a result.
         ttl_s: how long it may be cached; 0 for not at all.
         duration_ms: how long the model took.
-        retry_after_ms: for errors that may pass.
-        status: the cache status for the request that led.
+        retry_after_ms: for errors that a retry may cure.
+        status: the cache status for the request that began the flight.
         age_s: age of the answer; 0 for a new one.
     """
 
@@ -155,7 +155,7 @@ def encode_error(outcome: Outcome) -> bytes:
 
 
 def decode_error(content: bytes) -> Outcome:
-    """The error in such bytes. A code of a later version becomes INTERNAL; the body keeps the original one."""
+    """Reverse `encode_error`. A code of a later version becomes INTERNAL; the body keeps the original one."""
     retry, length = _ERROR_HEAD.unpack_from(content)
     end = _ERROR_HEAD.size + length
     code = Code.__members__.get(content[_ERROR_HEAD.size : end].decode("ascii", "replace"), Code.INTERNAL)

@@ -17,12 +17,12 @@ _SAFE_SSL = {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_
 
 
 class InvalidSettings(Exception):
-    """One line for each setting that is wrong: its variable, and what was expected. It never shows a value of a URL."""
+    """One line for each wrong setting: its variable, and what is expected. It never shows the value of a URL."""
 
 
-def _a_pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     try:
-        re.compile(text.encode())  # as it will be used: on bytes
+        re.compile(text.encode())  # as it will be used, on bytes
     except (re.error, ValueError) as error:
         msg = f"must be a regular expression: {error}"
         raise ValueError(msg) from None
@@ -30,7 +30,7 @@ def _a_pattern(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """What a deployment decides. Everything but the two URLs is read from `RESPONDER_<NAME>`."""
+    """The settings of a deployment. All but the two URLs are read from `RESPONDER_<NAME>`."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True
@@ -41,17 +41,17 @@ class Settings(BaseSettings):
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     prefetch: Annotated[int, Field(ge=1, le=65_535)] = 1024
     pending: Annotated[int, Field(ge=1, le=65_535)] = 256
-    # A shorter one ends while a busy event loop is late to renew it.
+    # A shorter lease expires when a busy event loop renews it late.
     lease_s: Annotated[float, Field(ge=0.5, le=60)] = 3.0
     stale_s: Annotated[float, Field(ge=0, le=MAX_TTL_S)] = 0.0
     keep_s: Annotated[float, Field(ge=0, le=MAX_TTL_S)] = 0.0
     redis_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.2
-    # RabbitMQ 4 takes no message above 16 MiB.
+    # RabbitMQ 4 accepts no message above 16 MiB.
     max_body_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = 2**20
     max_reply_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 4 * 2**20
     max_stored_bytes: Annotated[int, Field(ge=64, le=16 * 2**20)] = 2**20
     max_depth: Annotated[int, Field(ge=1, le=128)] = 64
-    # Of an input: what a value costs to read, not what a byte costs, keeps the event loop from its other work.
+    # Of one input. Reading occupies the event loop, and its cost depends on the values, not on the bytes.
     max_values: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_VALUES
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     max_queue_length: Annotated[int | None, Field(ge=1)] = None
     declare_topology: Annotated[bool, Field(validation_alias="RESPONDER_DECLARE")] = True
     reply_exchange: Annotated[str, Field(max_length=255)] = ""
-    reply_to_pattern: Annotated[str, AfterValidator(_a_pattern)] = ".+"
-    require_user_id: Annotated[str, Field(min_length=1), AfterValidator(_a_pattern)] | None = None
+    reply_to_pattern: Annotated[str, AfterValidator(_check_pattern)] = ".+"
+    require_user_id: Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)] | None = None
     tenant_from_user_id: bool = False
     load_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     health_host: str = "0.0.0.0"
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     def _amqp(cls, url: SecretStr) -> SecretStr:
         _check_url(url, {"amqp", "amqps"}, "amqp://user:password@host:5672/vhost")
         if set(_options(url).get("no_verify_ssl", ["0"])) != {"0"}:
-            msg = "no_verify_ssl would accept any server; give the authority with cafile=... instead"
+            msg = "no_verify_ssl would trust any server; name the certificate authority with cafile=... instead"
             raise ValueError(msg)
         return url
 
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
             _check_url(url, {"redis", "rediss", "unix"}, "redis://host:6379/0, or memory://")
             wrong = {name for name in _options(url) if name.startswith("ssl_")} - _SAFE_SSL
             if wrong:
-                msg = f"{min(wrong)} may weaken TLS; of its kind these are taken: {', '.join(sorted(_SAFE_SSL))}"
+                msg = f"{min(wrong)} could weaken TLS; the ssl_ options allowed are {', '.join(sorted(_SAFE_SSL))}"
                 raise ValueError(msg)
         return url
 
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         """Read and check every setting.
 
         Raises:
-            InvalidSettings: one line for each that is wrong, a misspelt `RESPONDER_` variable included.
+            InvalidSettings: one line for each wrong setting, and for each misspelt `RESPONDER_` variable.
         """
         problems = _unknown_variables(cls)
         try:
@@ -120,7 +120,7 @@ def _check_url(url: SecretStr, schemes: set[str], example: str) -> None:
 
 
 def _options(url: SecretStr) -> dict[str, list[str]]:
-    """What stands behind the question mark, empty values included: they mean something to those who read it next."""
+    """The query options, empty values included: the libraries that read the URL give them a meaning."""
     return parse_qs(urlsplit(url.get_secret_value()).query, keep_blank_values=True)
 
 

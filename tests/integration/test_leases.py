@@ -349,7 +349,7 @@ def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> N
     assert status == 0
     assert '"state": "none"' in said
     key = said.partition('"key": "')[2][:32]
-    assert run("invalidate", "--key", key) == (0, f"nothing was cached of {key}\n")
+    assert run("invalidate", "--key", key) == (0, f"nothing was cached for {key}\n")
     status, said = run("invalidate", "orcale")
     assert (status, "was never asked" in said) == (1, True)
     assert run("invalidate", "--all", "--json")[0] == 0

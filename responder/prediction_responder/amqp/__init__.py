@@ -1,4 +1,4 @@
-"""Requests and replies over AMQP. The rest of the responder reaches the lane through this package only."""
+"""Requests and replies over AMQP. The rest of the responder uses `amqp_lane` through this package only."""
 
 from amqp_lane import Amqp, Consumer, Publisher, Transport
 

@@ -1,4 +1,4 @@
-"""Connections of a command to RabbitMQ: up within seconds, or one line that says why not."""
+"""A command's connections to RabbitMQ: up within ten seconds, or an error of one line."""
 
 import asyncio
 import contextlib
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from amqp_lane import ExchangeSpec, Inbox, Outbox, QueueSpec
 
 CONNECT_S, POLL_S = 10.0, 0.1
-# Errors that another attempt does not change (AMQP 0-9-1, reply codes 403, 404, 406 and 530).
+# Errors that a retry does not cure (AMQP 0-9-1, reply codes 403, 404, 406 and 530).
 FINAL = ("NOT_FOUND", "ACCESS_REFUSED", "NOT_ALLOWED", "PRECONDITION_FAILED")
 
 
 class NotReached(Exception):
-    """The broker, or something in it, cannot be reached; the message says why."""
+    """The broker cannot be reached, or it refuses the command; the message says why."""
 
 
 async def wait_until_up(parts: Sequence[Inbox | Outbox]) -> None:
-    """Wait until all connections are up. They retry for ever by themselves, which is wrong for a command.
+    """Wait until all connections are up. By themselves they retry forever; a command must end.
 
     Raises:
-        NotReached: no broker answered within ten seconds, or it refused.
+        NotReached: no broker answered within ten seconds, or the broker refused.
     """
     waits = [part.consuming() if isinstance(part, Inbox) else part.up() for part in parts]
     up, turns = asyncio.gather(*waits), round(CONNECT_S / POLL_S)
@@ -39,7 +39,7 @@ async def declare(url: str, queues: Sequence[QueueSpec], exchanges: Sequence[Exc
     """Declare queues and exchanges, and consume nothing.
 
     Raises:
-        NotReached: no broker, no right, or something of that name is declared otherwise.
+        NotReached: no broker, no permission, or a queue or exchange of that name has other arguments.
     """
     async with Inbox(url, queues, name="declare", prefetch=1, exchanges=exchanges) as inbox:
         await wait_until_up([inbox])

@@ -1,7 +1,7 @@
-"""The dead-letter queue: read its letters, ask one again, forward the answer to the original caller.
+"""The dead-letter queue: read dead letters, send one again, forward the reply to its original caller.
 
 A letter stays unsettled until its fate is known. It is not moved back to its request queue: this program sends the
-request itself and reads the reply, so it sees what becomes of it. Whatever ends this program, no letter is lost.
+request itself and reads the reply, so it knows the outcome. No letter is lost, however this program ends.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from prediction_schemas import Code, Failure, MalformedReply, decode_reply
 
 REASON, QUEUE = b"x-first-death-reason", b"x-first-death-queue"  # RabbitMQ's guide to dead-lettering
 REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms")
-QUIET_S = 1.0  # when nothing has come for so long, the queue is at its end
+QUIET_S = 1.0  # this long without a delivery: the queue is read to its end
 COPIES_S = 5.0
 REPLY_PREFIX = "redrive-"
 ANSWERED, NO_CALLER = "answered", "answered; its caller is gone"
@@ -34,9 +34,9 @@ class Letter:
     """A dead letter.
 
     Args:
-        model: the model that it asked: its queue's name without our prefix; empty for a queue that is not ours.
-        reason: RabbitMQ's: rejected, expired, maxlen or delivery_limit.
-        fate: what became of it; empty until that is known.
+        model: the model of its request queue: the queue's name without our prefix; empty if the queue is not ours.
+        reason: RabbitMQ's death reason: rejected, expired, maxlen or delivery_limit.
+        fate: how its redrive ended; empty until that is known.
     """
 
     delivery: Delivery
@@ -51,7 +51,7 @@ class Letter:
 
     @property
     def has_user(self) -> bool:
-        """Whether it carries the name of a broker's user."""
+        """Whether its property `user_id` is set."""
         return self.delivery.properties.user_id is not None
 
     @property
@@ -61,7 +61,7 @@ class Letter:
 
     @property
     def is_reply(self) -> bool:
-        """Whether it is a reply and no request."""
+        """Whether it is a reply, not a request."""
         return self.delivery.properties.type in REPLY_TYPES
 
     @property
@@ -71,17 +71,17 @@ class Letter:
 
 
 class DeadLetters:
-    """Connections of one redrive, open while it is entered.
+    """The connections of one redrive: an async context manager, which opens and closes them.
 
     Args:
         url: the broker.
         namespace: of the deployment.
         policy: where replies may go.
-        prefetch: how many letters are held at most.
+        prefetch: the maximum number of unsettled letters.
         reply_exchange: of the deployment; empty for the default exchange.
 
     Raises:
-        NotReached: on entering: no broker, no dead-letter queue, or no right to read it.
+        NotReached: on entering: no broker, no dead-letter queue, or no permission to read it.
     """
 
     def __init__(self, url: str, namespace: str, policy: ReplyPolicy, *, prefetch: int, reply_exchange: str) -> None:
@@ -125,14 +125,14 @@ class DeadLetters:
         await self._stack.__aexit__(kind, error, trace)
 
     async def read(self, limit: int) -> list[Letter]:
-        """The letters that are in the queue now, at least `limit` if there are so many."""
+        """Read the letters that are in the queue now: at least `limit`, if it holds that many."""
         letters: list[Letter] = []
         while len(letters) < limit and (batch := await self._letters.next(QUIET_S)):
             letters += map(self._letter, batch)
         return letters
 
     async def ask(self, letter: Letter, timeout_s: float) -> Delivery | str:
-        """Send the request of a letter again: its reply, or why the letter must stay."""
+        """Send the request of a letter again. Returns its reply, or why the letter must stay."""
         identifier = secrets.token_hex(8).encode()
         try:
             async with asyncio.timeout(timeout_s):
@@ -147,7 +147,7 @@ class DeadLetters:
             return f"no reply within {timeout_s:g} s"
 
     async def forward(self, letter: Letter, reply: Delivery) -> str:
-        """Send a reply to the caller of a letter, as the responder would have; the letter's fate."""
+        """Send a reply to the caller of a letter, as the responder would have. Returns the letter's fate."""
         asked, given = letter.delivery.properties, reply.properties
         if not asked.reply_to or not self._policy.accepts(asked.reply_to, asked.user_id):
             return NO_CALLER
@@ -165,16 +165,16 @@ class DeadLetters:
         return fates.get(fate, "kept: its answer could not be delivered")
 
     def remove(self, letter: Letter) -> None:
-        """Take a letter out of the queue."""
+        """Remove a letter from the queue."""
         self._dead.settle([letter.delivery], Settlement.ACK)
 
     async def give_back(self, letters: Sequence[Letter]) -> None:
-        """Leave letters in the queue. RabbitMQ 4.3 counts no attempt for what is given back, but for what is lost."""
+        """Requeue letters. RabbitMQ 4.3 counts no attempt for a requeued message, but one when a connection is lost."""
         self._dead.settle([letter.delivery for letter in letters], Settlement.REQUEUE)
         await self._dead.stop()
 
     async def remove_copies(self, count: int) -> None:
-        """Remove our own requests that were dead-lettered in their turn; the originals are still in the queue."""
+        """Remove our own requests that were dead-lettered as well; the originals are still in the queue."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(COPIES_S):
                 while count > 0:
@@ -227,7 +227,7 @@ def _set_fates(messages: Sequence[Message], fate: Fate) -> None:
 
 
 def _why_it_stays(reply: Delivery) -> str | None:
-    """Why a letter stays although it was answered; None for an answer, or an error that its caller can use."""
+    """Why a letter stays although a reply came; None if the reply, a result or a lasting error, is to be forwarded."""
     try:
         said = decode_reply(reply.body or b"")
     except MalformedReply as error:
@@ -237,7 +237,7 @@ def _why_it_stays(reply: Delivery) -> str | None:
 
 
 class _Batches:
-    """The batches of an inbox, each awaited with a limit."""
+    """The batches of an inbox, each awaited with a time limit."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -245,12 +245,12 @@ class _Batches:
         self._next: asyncio.Future[list[Delivery]] | None = None
 
     async def next(self, timeout_s: float | None = None) -> list[Delivery]:
-        """The next batch; an empty one when nothing came in time."""
+        """The next batch; an empty one if no delivery came in time."""
         if self._batches is None:
             self._batches = aiter(self._inbox)
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._batches))
-            # Its error is read here, in case nobody awaits the last batch.
+            # Retrieve its error here: asyncio would log it if the last batch is never awaited.
             self._next.add_done_callback(lambda one: one.cancelled() or one.exception())
         done, _ = await asyncio.wait({self._next}, timeout=timeout_s)
         if not done:

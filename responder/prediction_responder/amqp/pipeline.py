@@ -1,7 +1,7 @@
-"""The straight line: batches from the inbox to the service, replies to the outbox, and then the acknowledgement.
+"""The way of a request: batches from the inbox to the service, replies to the outbox, then the acknowledgement.
 
-Every delivery ends in exactly one settlement: acknowledged when its reply's fate is known or when there is
-nobody to reply to, or handed back when its work has not started and the responder stops.
+Every delivery is settled exactly once. It is acknowledged when the fate of its reply is known, or at once if it has no
+`reply_to`; dead-lettered instead after MODEL_CRASHED; requeued when the responder stops before its work has ended.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ class Pipeline:
     """Moves batches until it is drained.
 
     Args:
-        models: by the name of the queue that asks them.
+        models: each by the name of its request queue.
         inbox: where requests come from.
         answers, leader, pending: see `Service`.
-        intake, policy: see `responder.wire`.
+        intake, policy: see `prediction_responder.amqp.requests`.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Pipeline:
         self._policy = policy
         self._running: asyncio.Task[None] | None = None
         self._observer = observer
-        self._clock = time.monotonic  # the event loop's, once there is one
+        self._clock = time.monotonic  # `run` replaces it by the event loop's clock
 
     def __repr__(self) -> str:
         return f"<Pipeline {self._inbox!r} {self._service!r} {self._outbox!r}>"
 
     async def run(self, outbox: Publisher) -> None:
-        """Answer what comes, until the inbox is stopped."""
+        """Answer requests until the inbox is stopped."""
         self._outbox = outbox
         self._running = asyncio.current_task()
         self._clock = asyncio.get_running_loop().time
@@ -73,14 +73,14 @@ class Pipeline:
                 self._inbox.restart("a batch failed; the broker delivers it again")
 
     async def drain(self, grace_s: float) -> bool:
-        """Stop consuming, hand back what has not started, finish the rest; True when all of it was finished.
+        """Stop consuming, requeue requests whose work has not started, finish the rest. Returns whether all finished.
 
-        What is still running when the grace period ends is handed back too: another replica starts it again.
+        Requests whose work is not done after the grace period are requeued too: another replica starts them again.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + grace_s
         await self._inbox.stop()
-        if self._running is not None:  # the batch that is being looked up now launches its flights first
+        if self._running is not None:  # a batch whose look-up runs starts its flights first
             await asyncio.wait({self._running}, timeout=max(0.0, ends_at - loop.time()))
         self._inbox.settle(self._tokens(self._service.hand_back(started=False)), Settlement.REQUEUE)
         finished = await _within(self._service.idle(), ends_at - loop.time())
@@ -90,7 +90,7 @@ class Pipeline:
         return finished
 
     def settle_fates(self, messages: Sequence[Message], fate: Fate) -> None:
-        """A reply's fate is known: its request is done. One that cannot be delivered would be computed for nobody."""
+        """Settle the requests of replies whose fate is known. To retry an undeliverable reply would help no caller."""
         self._observer.count_fates(FATES[fate], len(messages))
         self._settle([message.token for message in messages])
 
@@ -102,7 +102,7 @@ class Pipeline:
         for delivery in batch:
             model = self._models[delivery.queue]
             reply_to = delivery.properties.reply_to
-            if delivery.properties.type in REPLY_TYPES:  # answering an answer would be the beginning of a loop
+            if delivery.properties.type in REPLY_TYPES:  # to answer a reply could start an endless loop
                 self._observer.count_odd("not_a_request")
                 done.append(delivery)
             elif reply_to and not self._policy.accepts(reply_to, delivery.properties.user_id):
@@ -134,11 +134,11 @@ class Pipeline:
             if reply.outcome.code is Code.MODEL_CRASHED:
                 self._dead_letters.add(reply.request.token)
         self._send([message_of(reply, now) for reply in replies])
-        # Last, because somebody waits for what was sent.
+        # Last, because callers wait for the replies.
         self._observer.count_replies([(one.request.model.name, one.outcome.code, one.status.kind) for one in replies])
 
     def _send(self, messages: Sequence[Message]) -> None:
-        """Messages to the outbox; a request that named nobody to reply to is done."""
+        """Send messages; a request without `reply_to` is settled at once."""
         addressed = [message for message in messages if message.routing_key]
         if len(addressed) < len(messages):
             self._settle([one.token for one in messages if not one.routing_key])
@@ -146,7 +146,7 @@ class Pipeline:
             self._outbox.send(addressed)
 
     def _settle(self, done: list[Delivery]) -> None:
-        """Done: acknowledged, but for what has killed its process too often; somebody should look at that."""
+        """Acknowledge requests. One that crashed too many replicas is dead-lettered, for an operator to inspect."""
         if self._dead_letters:
             dead = [delivery for delivery in done if delivery in self._dead_letters]
             self._dead_letters.difference_update(dead)

@@ -10,13 +10,13 @@ from prediction_responder.messages import Model, Outcome, Reply
 from prediction_schemas import CacheStatus
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
-# Persistent: in a requester's durable queue a reply outlives the broker; its request was acknowledged for it.
+# Persistent: its request is acknowledged once it is confirmed, so in a durable queue it must survive the broker.
 _RESULT, _ERROR = (Template(content_type=JSON, type=kind, persistent=True) for kind in (b"result", b"error"))
-_LATE_REPLY_S = 1.0  # a late reply, an error mostly, still gets this long to be written
+_LATE_REPLY_S = 1.0  # how long a reply past its deadline, mostly an error, may still be written
 
 
 def message_of(reply: Reply, now: float) -> Message:
-    """The message that carries a reply to its requester."""
+    """The message that carries a reply to its caller."""
     request = reply.request
     left_ms, give_up_at = None, math.inf
     if request.has_deadline:
@@ -35,7 +35,7 @@ def compose(
     duration_ms: int = 0,
     give_up_at: float = math.inf,
 ) -> Message:
-    """A reply's message. Of the request's properties it takes the identifiers and the trace, and nothing else."""
+    """A reply as a message. It copies `reply_to`, the identifiers and the trace of the request, and nothing else."""
     given = delivery.properties
     reply_to = given.reply_to or b""
     is_direct = reply_to.startswith(DIRECT_PREFIXES)
@@ -57,8 +57,8 @@ def compose(
         given.correlation_id if given.correlation_id is not None else given.message_id,
         None if expiration_ms is None or is_direct else b"%d" % expiration_ms,
         fields,
-        # With direct reply-to the flag means opposite things by broker version, and a second attempt at an address
-        # whose connection failed could take the next connection down too.
+        # With direct reply-to, broker versions give `mandatory` opposite meanings, and a retry to an address whose
+        # connection failed could break the next connection too.
         mandatory=not is_direct,
         retry=not is_direct,
         give_up_at=give_up_at,

@@ -1,4 +1,4 @@
-"""AMQP properties to requests, by version 1 of the wire contract."""
+"""Reads requests from AMQP messages, by version 1 of the wire contract."""
 
 import re
 from collections.abc import Callable
@@ -25,13 +25,13 @@ _ABSURD_MS = 30 * 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class ReplyPolicy:
-    """Whom a responder may write to. `reply_to` is in the hands of a requester, so it is never taken on trust.
+    """Where a responder may send replies. The caller chooses `reply_to`, so it is never trusted.
 
     Args:
-        own: a prefix of queues that no reply goes to: the responder's own.
-        pattern: a regular expression; a whole name must match it to be a reply queue. `{user}` in it stands for the
-            user that the broker has validated, and a request without one has no reply queue then.
-        exchange: where replies are published; only the default one, the empty name, reaches direct reply-to addresses.
+        own: the prefix of the responder's own queues; no reply goes there.
+        pattern: a regular expression that the whole name of a reply queue must match. `{user}` in it stands for the
+            user that the broker has validated; a request without such a user then has no reply queue.
+        exchange: where replies are published; direct reply-to works only with the default exchange, the empty name.
     """
 
     own: bytes
@@ -40,7 +40,7 @@ class ReplyPolicy:
     _known: dict[bytes | tuple[bytes, bytes | None], bool] = field(default_factory=dict, compare=False)
 
     def accepts(self, reply_to: bytes, user_id: bytes | None = None) -> bool:
-        """Whether a reply may be sent there; a requester sends many requests with one address."""
+        """Whether a reply may be sent there. Remembered, because a caller sends many requests with one address."""
         asked = reply_to if user_id is None else (reply_to, user_id)
         known = self._known.get(asked)
         if known is None:
@@ -62,10 +62,10 @@ class Intake:
     """Turns deliveries into requests.
 
     Args:
-        max_body_bytes: a larger body is 413 PAYLOAD_TOO_LARGE.
+        max_body_bytes: a larger body is refused with 413 PAYLOAD_TOO_LARGE.
         tenant_from_user_id: take the tenant from the user that the broker has validated, never from a header.
-        users: a request must come from a user whose whole name matches this; None lets anybody ask.
-        count: called with the name of something odd that was ignored.
+        users: the whole name of a request's validated user must match this; None accepts every request.
+        count: called with the kind of an oddity that was ignored.
     """
 
     max_body_bytes: int
@@ -74,7 +74,7 @@ class Intake:
     users: re.Pattern[bytes] | None = None
 
     def request(self, delivery: Delivery, model: Model, now: float, now_ms: int) -> Request:
-        """The request in a delivery. Its body moves into the request, so that it is held once.
+        """The request in a delivery. The body moves into the request, so that memory holds it once.
 
         Args:
             now: the event loop's clock.
@@ -120,7 +120,7 @@ class Intake:
         return tenant
 
     def _deadline(self, given: Properties, now: float, now_ms: int, deadline: float) -> tuple[float, bool]:
-        """The least of the header, the expiration and the model's own limit; and whether the requester set one."""
+        """The earliest of the header, the expiration and the model's limit; and whether the caller set one."""
         has_deadline = False
         if given.expiration is not None and given.expiration.isdigit():
             deadline, has_deadline = min(deadline, now + int(given.expiration[:15]) / 1000), True
@@ -141,9 +141,9 @@ def _not_for(user_id: bytes | None) -> str:
 
 
 def _left_ms(header: bytes | None, now_ms: int) -> int | None:
-    """Milliseconds until a `deadline` header's moment; None for one that is malformed or absurd.
+    """Milliseconds until the moment in a `deadline` header; None if it is malformed or more than 30 days ago.
 
-    A moment of long ago is not a deadline but another unit: seconds, mostly.
+    Such an old moment is not a deadline but a wrong unit, mostly seconds.
     """
     if header is None or not header.isdigit() or len(header) > 15:
         return None

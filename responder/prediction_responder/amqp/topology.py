@@ -4,26 +4,26 @@ from collections.abc import Sequence
 
 from amqp_lane import Binding, ExchangeSpec, QueueSpec
 
-DELIVERY_LIMIT = 50  # prefetched innocents gain a delivery at every drain and lost connection
+DELIVERY_LIMIT = 50  # each drain and each lost connection adds a delivery to every prefetched request
 DEAD_LETTERS_KEPT = 100_000
 LOOKED_AT = 1_000_000
 DEAD_LETTERS_KEPT_MS = 7 * 86_400_000
 
 
 def request_queue(namespace: str, model: str) -> str:
-    """The queue that requests for a model wait in."""
+    """The request queue of a model."""
     return f"{namespace}predictions.{model}"
 
 
 def dead_letter_queue(namespace: str) -> str:
-    """The queue of requests that could not be answered at all."""
+    """The queue of requests that could not be answered."""
     return f"{namespace}predictions.dead"
 
 
 def exchanges(namespace: str, reply_exchange: str) -> list[ExchangeSpec]:
-    """Where requests are published, and replies unless that is the default exchange.
+    """The exchange of requests, and that of replies unless it is the default exchange.
 
-    The one for replies is a topic exchange: only there the broker can hold each user to routing keys of its own.
+    The exchange of replies is a topic exchange: only there can the broker limit each user to its own routing keys.
     """
     return [
         ExchangeSpec(f"{namespace}predictions"),
@@ -45,7 +45,7 @@ def topology(
         "x-message-ttl": DEAD_LETTERS_KEPT_MS,
     }
     if queue_type == "quorum":
-        kept["x-delivery-limit"] = LOOKED_AT  # RabbitMQ 4 drops what was delivered twenty times; `redrive` only looks
+        kept["x-delivery-limit"] = LOOKED_AT  # the default of RabbitMQ 4, 20, drops letters that `redrive` reads
     dead = QueueSpec(dead_letter_queue(namespace), arguments=kept, consume=False)
     arguments: dict[str, str | int] = {
         "x-queue-type": queue_type,

@@ -1,1 +1,1 @@
-"""How a model call runs: validated input, permits, event loop or threads, and every ending as an outcome."""
+"""How a model call runs: validated input, permits, event loop or threads, and an outcome for every ending."""

@@ -1,4 +1,4 @@
-"""From raw body bytes to a validated input. Everything that is wrong with a body is found here, cheaply."""
+"""Reads a body into a validated input. Every problem of a body is found here, at low cost."""
 
 import re
 from itertools import islice
@@ -25,8 +25,8 @@ def read_input(body: bytes, model: type[BaseModel], *, max_depth: int, max_value
     """Parse and validate a body.
 
     Args:
-        max_depth: of its nesting.
-        max_values: how many JSON values it may hold; their number, more than its bytes, is what a body costs.
+        max_depth: the maximum nesting.
+        max_values: the maximum number of JSON values; this, more than the number of bytes, decides its cost.
 
     Raises:
         Refused: 400 INVALID_ARGUMENT, with the fields at fault in its details.
@@ -48,7 +48,7 @@ def read_input(body: bytes, model: type[BaseModel], *, max_depth: int, max_value
 
 def _schema_refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Refused:
     count = error.error_count()
-    if count > _MANY:  # to list them all costs more than to find them, so those of a part of the body are listed
+    if count > _MANY:  # listing them all costs more than finding them, so list those of a shortened body
         try:
             model.model_validate_json(to_json(_beginning_of(from_json(body))), by_alias=True, by_name=True)
         except ValidationError as of_the_beginning:
@@ -69,7 +69,7 @@ def _schema_refusal(error: ValidationError, body: bytes, model: type[BaseModel])
 
 
 def _beginning_of(value: Any) -> Any:
-    """A JSON value with no more of each list and object than a person would look at."""
+    """A JSON value with each list and object cut to its first few items."""
     if isinstance(value, list):
         return [_beginning_of(item) for item in value[:_FEW]]
     if isinstance(value, dict):
@@ -78,32 +78,32 @@ def _beginning_of(value: Any) -> Any:
 
 
 def has_more_values_than(body: bytes, max_values: int) -> bool:
-    """Whether JSON holds more than so many values, found without parsing it. Broken JSON may be called so or not."""
+    """Whether JSON holds more than `max_values` values, without parsing it. For broken JSON either answer may come."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") < max_values:
         return False
     if body.count(b'"') - body.count(rb"\"") > 4 * max_values:  # a value and its name have four quotes
         return True
-    bare = _STRINGS.sub(b"", _unescaped(body))
+    bare = _STRINGS.sub(b"", _remove_escapes(body))
     return bare.count(b",") + bare.count(b"[") + bare.count(b"{") >= max_values
 
 
-def _unescaped(body: bytes) -> bytes:
-    """Without escapes a quote is a quote."""
+def _remove_escapes(body: bytes) -> bytes:
+    """Remove escaped backslashes and quotes: every quote left begins or ends a string."""
     return body.replace(rb"\\", b"").replace(rb"\"", b"")
 
 
 def is_deeper_than(body: bytes, max_depth: int) -> bool:
-    """Whether JSON is nested more than `max_depth` deep, found without parsing it and without recursion.
+    """Whether JSON is nested more than `max_depth` deep, without parsing it and without recursion.
 
     Each pass removes the innermost brackets at C speed, until few enough runs of brackets are left to count them one
-    by one; so a hostile megabyte costs milliseconds. Broken JSON may be called deep or not: the parser refuses it.
+    by one; so a hostile megabyte costs milliseconds. For broken JSON either answer may come: the parser refuses it.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
-    # Two quotes side by side are an empty string, or the end of one and the beginning of the next: either way what is
-    # inside stays inside.
-    unescaped = _unescaped(body).translate(_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE)
-    brackets = _STRINGS.sub(b"", unescaped.replace(b'""', b""))
+    # Two adjacent quotes are an empty string, or the end of one string and the start of the next. Removing them keeps
+    # the content of strings inside quotes in both cases.
+    body = _remove_escapes(body).translate(_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE)
+    brackets = _STRINGS.sub(b"", body.replace(b'""', b""))
     removed = 0
     while brackets.count(b"[]") > _FEW_RUNS:
         brackets = brackets.replace(b"[]", b"")

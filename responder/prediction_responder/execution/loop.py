@@ -28,7 +28,7 @@ class LoopExecution:
         hook = getattr(self._model, "load", None)
         if inspect.iscoroutinefunction(hook):
             await hook()
-        elif callable(hook):  # it may take a minute, in which probes are answered and signals heard
+        elif callable(hook):  # in a thread: it may take a minute, and probes and signals must not wait
             await asyncio.to_thread(hook)
         self._is_loaded = True
 

@@ -17,17 +17,17 @@ class Execution(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call would have to wait for its permit; if not, nothing awaits before it has one."""
+        """Whether a call would have to wait for its permit. If not, `call` takes one before its first suspension."""
 
     async def load(self) -> None:
         """Make the model ready, before the first call. After a failure it may be called again, on the same instance."""
 
     async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
-        """Wait for a permit, tell `on_start`, and run the model.
+        """Wait for a permit, call `on_start`, and run the model.
 
         Raises:
             ModelTimeout: the call took longer than the model's limit.
-            Exception: whatever the model raised.
+            Exception: what the model raised.
         """
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One model as it is served: its predictor, where it runs, its keys and its flights."""
+"""A served model: its predictor, its execution and its keys."""
 
 import asyncio
 import time
@@ -34,12 +34,12 @@ class ServedModel:
     """Loads a predictor, makes its keys and turns every ending of a call into an outcome.
 
     Args:
-        predictor: what its owner wrote.
+        predictor: what the model's owner wrote.
         namespace: see `Keyring`.
-        max_depth, max_values: of the JSON of an input.
-        max_reply_bytes: an answer above it is 413 PAYLOAD_TOO_LARGE.
-        stale_s, keep_s: what holds where the predictor says nothing; see `predictor`.
-        on_call: told of every model call that ended.
+        max_depth, max_values: limits of an input's JSON.
+        max_reply_bytes: a larger answer becomes 413 PAYLOAD_TOO_LARGE.
+        stale_s, keep_s: defaults for a predictor that sets none; see `predictor`.
+        on_call: called with the model's name and the outcome of each call that ended.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ServedModel:
 
     @property
     def keys(self) -> Keyring:
-        """Whose keys; known once the model is loaded, because its files' bytes are part of them."""
+        """The model's keyring. Known once the model is loaded, because the bytes of its files are part of every key."""
         if self._keys is None:
             msg = f"model {self.name} is not loaded"
             raise RuntimeError(msg)
@@ -110,7 +110,7 @@ class ServedModel:
         self.is_loaded = True
 
     async def close(self) -> None:
-        """Let the model clean up; what goes wrong there is logged, and stops nobody else."""
+        """Let the model clean up. An error there is logged, and the other models are closed all the same."""
         self.is_loaded = False
         try:
             await self._execution.close()
@@ -143,11 +143,11 @@ class ServedModel:
         return key
 
     def retry_after_ms(self, waiting: int) -> int:
-        """When a new miss may find room, by the model's recent durations and those who wait already."""
+        """When a new miss may find room, estimated from the model's recent durations and the calls that wait."""
         return max(1, round(self._mean_s * 1000 * waiting / self.concurrency))
 
     async def answer(self, body: bytes, on_start: Callable[[], None]) -> Outcome:
-        """Call the model once. Every ending of the call is an outcome; nothing is raised but cancellation."""
+        """Call the model once. Every ending of the call is an outcome; only cancellation is raised."""
         began = 0.0
 
         def start() -> None:
@@ -160,8 +160,8 @@ class ServedModel:
             outcome = self._result(output)
         except Refused as refusal:
             return refusal.outcome
-        except Exception as error:  # noqa: BLE001 - the model's own; it becomes a reply
-            outcome = self._failed(error)
+        except Exception as error:  # noqa: BLE001 - any error of the model becomes a reply
+            outcome = self._convert_error(error)
         duration_s = time.monotonic() - began
         self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
         outcome.duration_ms = round(duration_s * 1000)
@@ -179,7 +179,7 @@ class ServedModel:
             )
         return Outcome(body, ttl_s=ttl_s if answer.store else 0.0)
 
-    def _failed(self, error: Exception) -> Outcome:
+    def _convert_error(self, error: Exception) -> Outcome:
         match error:
             case InvalidInput():
                 details = {"fields": [{"field": error.field, "problem": error.message}]} if error.field else {}

@@ -16,7 +16,7 @@ CLOSE_TIMEOUT_S = 5.0
 class ThreadExecution:
     """Runs a blocking model in threads of its own.
 
-    A thread cannot be stopped: a call over its limit is given up, and its permit comes back when the thread does.
+    A thread cannot be stopped: a call over its limit is abandoned, and its permit is released when the thread ends it.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -58,7 +58,7 @@ class ThreadExecution:
         raise Crashed(repr(error)) from error
 
     async def close(self) -> None:
-        """The hook runs in a thread of its own: the others may be busy for as long as they like."""
+        """Run the hook in a thread of its own: the model's other threads may be busy without limit."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         hook = getattr(self._model, "close", None)
         if self._is_loaded and callable(hook):
@@ -71,12 +71,12 @@ class ThreadExecution:
 
 
 def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
-    """A result or an error as a value: a future refuses StopIteration, and SystemExit would end the thread."""
+    """Call the model. Errors are values: a future refuses StopIteration, and SystemExit would end the thread."""
     try:
         return predict(value), None
     except StopIteration as error:
         return None, RuntimeError(f"the model raised {error!r}")
-    except BaseException as error:  # noqa: BLE001 - it is handed on as a value
+    except BaseException as error:  # noqa: BLE001 - it is returned as a value
         return None, error
 
 

@@ -13,7 +13,7 @@ class Answer(Generic[V]):
 
     Args:
         value: what the model would have returned.
-        ttl_s: fresh for this long, instead of the predictor's `ttl`; 0 shares it with those who wait now only.
+        ttl_s: seconds for which it is fresh, instead of the predictor's `ttl`; 0 answers only waiting requests.
         store: False keeps it out of the cache.
     """
 
@@ -28,10 +28,10 @@ class Answer(Generic[V]):
 
 
 class InvalidInput(Exception):
-    """Raised by a model: this input can never be answered. The requester gets 400 INVALID_ARGUMENT.
+    """Raised by a model: this input can never be answered. The caller gets 400 INVALID_ARGUMENT.
 
     Args:
-        message: one sentence for the requester.
+        message: one sentence for the caller.
         field: the input field at fault, if it is one.
     """
 
@@ -42,7 +42,7 @@ class InvalidInput(Exception):
 
 
 class Unavailable(Exception):
-    """Raised by a model: not now. The requester gets 503 UNAVAILABLE.
+    """Raised by a model: it cannot answer now. The caller gets 503 UNAVAILABLE.
 
     Args:
         retry_after_s: when trying again may help, in seconds.

@@ -1,4 +1,4 @@
-"""How predictors are found: `module:name`, the current folder included."""
+"""Finds predictors by `module:name`, in the current folder too."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from prediction_responder.model.signature import InvalidPredictor
 
 
 def find_predictors(paths: Iterable[str]) -> list[Predictor]:
-    """Import predictors by `module:name`, the current folder included.
+    """Import predictors by `module:name`, from the current folder too.
 
     Raises:
         InvalidPredictor: one line that says which path is wrong and why.
@@ -21,7 +21,7 @@ def find_predictors(paths: Iterable[str]) -> list[Predictor]:
     found = [_find(path) for path in paths]
     for index, one in enumerate(found):
         if any(one.name == other.name for other in found[:index]):
-            msg = f"two predictors are named {one.name!r}; give one another name in @predictor(name=...)"
+            msg = f"two predictors are named {one.name!r}; rename one with @predictor(name=...)"
             raise InvalidPredictor(msg)
     return found
 

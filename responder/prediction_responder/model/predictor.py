@@ -1,4 +1,4 @@
-"""What a model's owner writes, and how it is found and checked.
+"""What a model's owner writes: a function or class with `@predictor`.
 
     @predictor(name="price", version="3", ttl=5)
     async def price(features: Features) -> Price: ...
@@ -26,11 +26,11 @@ class Predictor:
     """A checked predictor. Calling it calls what was decorated.
 
     Args:
-        name, version: in every key and every reply; a new version never sees an old one's answers.
-        ttl_s: how long an answer is fresh; 0 stores nothing.
-        stale_s: for how long after that it is given to everybody, while it is refreshed; None for the setting.
-        keep_s: for how long after that it is kept for those who ask for stale answers; None for the setting.
-        negative_ttl_s: how long the refusal of an input is fresh, but no longer than an answer.
+        name, version: part of every key and every reply; a new version never gets answers of an old one.
+        ttl_s: seconds for which an answer is fresh; 0 stores nothing.
+        stale_s: seconds past the TTL in which it answers every request and is refreshed; None for the setting.
+        keep_s: seconds past the TTL in which it is kept for requests that accept a stale answer; None for the setting.
+        negative_ttl_s: seconds for which the refusal of an input is fresh; at most `ttl_s`.
         timeout_s: how long one model call may take.
         concurrency: how many model calls may run at once in this process.
         artefacts: files whose bytes are part of every key, hashed once after `load`.
@@ -107,24 +107,24 @@ def predictor(
 ) -> Callable[[Callable[..., Any]], Predictor]:
     """Make a typed function, or a class with a typed `predict`, servable.
 
-    The one parameter is annotated with a pydantic model, the return value with what it returns. Async functions
-    run on the event loop (64 at once by default), others in threads (4 at once).
+    Annotate its one parameter with a pydantic model, and its return value. Async functions run on the event loop
+    (64 calls at once by default), others in threads (4 calls at once).
 
     Args:
         name: the model's name on the wire; the function's name by default.
         version: raise it when equal inputs may get other answers.
         ttl: seconds for which an answer is fresh.
-        stale_s: seconds after that for which it is still given at once, while it is computed anew in the background;
-            `RESPONDER_STALE_S` by default.
-        keep_s: seconds after its time to live for which it is kept for requests with `max-stale` or `stale-if-error`;
+        stale_s: stale-while-revalidate: seconds past the TTL in which a stale answer is served at once and refreshed in
+            the background; `RESPONDER_STALE_S` by default.
+        keep_s: seconds past the TTL in which an answer is kept for requests with `max-stale` or `stale-if-error`;
             `RESPONDER_KEEP_S` by default, and never less than `stale_s`.
-        negative_ttl_s: seconds for which an input that the model has refused with `InvalidInput` is not tried again.
+        negative_ttl_s: seconds for which a refusal with `InvalidInput` is cached, so the model is not called again.
         timeout_s: the model's own limit for one call, in seconds.
-        concurrency: calls at once, in one process.
+        concurrency: maximum number of concurrent calls, in one process.
         artefacts: files that the answers depend on.
 
     Raises:
-        InvalidPredictor: names the line to change.
+        InvalidPredictor: it cannot be served; the message names the line to change.
     """
 
     def decorate(target: Callable[..., Any]) -> Predictor:

@@ -1,4 +1,4 @@
-"""Whether what a model's owner wrote can be served; if not, which line to change."""
+"""Checks that a predictor can be served; if not, the error names the line to change."""
 
 import inspect
 import re
@@ -20,10 +20,10 @@ class InvalidPredictor(TypeError):
 
 
 def problem_with_name(name: str) -> str | None:
-    """Why no model can have this name; None when one can."""
+    """Why a model cannot have this name; None if it can."""
     if _NAME.fullmatch(name) and name not in _RESERVED_NAMES:
         return None
-    return f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ - and not 'dead'"
+    return f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ -, begin with a letter or digit, and not be 'dead'"
 
 
 def where_is(target: Callable[..., Any]) -> str:

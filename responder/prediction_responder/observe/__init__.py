@@ -1,1 +1,1 @@
-"""What can be observed: log events, counters, probes. No bodies, no secrets."""
+"""Log events, metrics and probes. None shows a body or a secret."""

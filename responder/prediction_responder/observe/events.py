@@ -1,4 +1,4 @@
-"""What the responder reports while it works: values in, nothing back."""
+"""The interface through which the responder reports its work: values in, nothing back."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -8,7 +8,7 @@ from prediction_schemas import Code
 
 
 class Observer(Protocol):
-    """Is told what happened, per batch where it happens per request."""
+    """Receives reports of what happened; what happens per request is reported per batch."""
 
     def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
         """A batch of replies: model, error code and kind of cache status of each."""
@@ -23,14 +23,14 @@ class Observer(Protocol):
         """What became of a batch of published replies: confirmed, returned, refused or abandoned."""
 
     def count_odd(self, kind: str) -> None:
-        """Something in a message was ignored or refused. `kind` is one of a few words of ours."""
+        """Something in a message was ignored or refused. `kind` is one of a fixed set of words."""
 
     def watch_cache(self, is_up: Callable[[], bool]) -> None:
-        """Here is how to ask whether the cache can be reached."""
+        """Take a function that says whether the cache can be reached."""
 
 
 class NullObserver:
-    """Observes nothing: for a responder whose metrics nobody reads."""
+    """Observes nothing: for a responder without metrics."""
 
     def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
         """Ignore it."""

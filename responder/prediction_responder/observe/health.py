@@ -21,8 +21,8 @@ async def health_server(
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        not_ready: what is missing before requests can be answered; empty when nothing is.
-        degraded: what is wrong and does not keep requests from being answered.
+        not_ready: returns what is missing before requests can be answered; empty if nothing is.
+        degraded: returns problems despite which requests are answered.
         metrics: what to expose.
 
     Yields:
@@ -30,7 +30,7 @@ async def health_server(
     """
 
     async def livez(_: web.Request) -> web.Response:
-        """The event loop turns, or nobody would answer. Dependencies are no part of it: a restart cures none."""
+        """An answer shows that the event loop runs. Dependencies do not count: a restart cures none of them."""
         return web.json_response({"status": "alive"})
 
     async def readyz(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Where the command's log goes: one line per event on standard error, JSON for machines or a console for people."""
+"""The command's log output: one line per event on standard error, as JSON or for a console."""
 
 import logging
 import sys
@@ -13,8 +13,8 @@ from prediction_responder.observe.logs import printable, without_passwords
 Event = MutableMapping[str, Any]
 
 
-def _with_fields(_logger: Any, _method: str, event: Event) -> Event:
-    """The fields of our own events as keys of their own."""
+def _add_fields(_logger: Any, _method: str, event: Event) -> Event:
+    """Add the fields of our own events as separate keys."""
     record = event["_record"]
     fields = getattr(record, "fields", None)
     if isinstance(fields, dict):
@@ -23,21 +23,21 @@ def _with_fields(_logger: Any, _method: str, event: Event) -> Event:
     return event
 
 
-def _printable(_logger: Any, _method: str, event: Event) -> Event:
+def _escape_values(_logger: Any, _method: str, event: Event) -> Event:
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = printable(without_passwords(value))
     return event
 
 
-def _masked_traceback(_logger: Any, _method: str, event: Event) -> Event:
+def _mask_traceback(_logger: Any, _method: str, event: Event) -> Event:
     if "exception" in event:
         event["exception"] = without_passwords(str(event["exception"]))
     return event
 
 
-def _escaped_traceback(out: TextIO, error: Any) -> None:
-    """A traceback whose every line is indented and printable. The default one shows local variables."""
+def _write_traceback(out: TextIO, error: Any) -> None:
+    """Write a traceback with each line indented and escaped. The default formatter shows local variables."""
     plain = StringIO()
     structlog.dev.plain_traceback(plain, error)
     out.write("\n".join(f"    {printable(line)}" for line in without_passwords(plain.getvalue()).split("\n")))
@@ -54,20 +54,20 @@ def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
     if chosen == "json":
         renderers: list[Any] = [
             structlog.processors.format_exc_info,
-            _masked_traceback,
+            _mask_traceback,
             structlog.processors.JSONRenderer(),
         ]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_escaped_traceback)]
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
-                _with_fields,
+                _add_fields,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
-                _printable,
+                _escape_values,
             ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
@@ -75,6 +75,6 @@ def set_up_logs(style: Literal["console", "json"] | None, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Their reports of lost connections repeat, with tracebacks, what the lane says in one line.
+    # They report lost connections with tracebacks; the lane already logs each in one line.
     for noisy in ("aio_pika", "aiormq"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)

@@ -14,12 +14,12 @@ _USER_INFO = re.compile(r"//[^/\s@]+@")
 
 
 def printable(text: str) -> str:
-    """Text that others have chosen, escaped: it adds no line and holds nothing that a terminal obeys."""
+    """Untrusted text, escaped: it adds no line and holds no control sequence for a terminal."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def without_passwords(text: str) -> str:
-    """Text without the user and password of URLs, which other people's error messages quote."""
+    """Text without the user and password of URLs, which the error messages of libraries quote."""
     return _USER_INFO.sub("//***@", text)
 
 
@@ -34,7 +34,7 @@ class EventLogger:
         self._log = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """For somebody who looks for a fault."""
+        """A detail for debugging."""
         self._emit(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
@@ -42,7 +42,7 @@ class EventLogger:
         self._emit(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Something is wrong and the responder copes."""
+        """A problem with which the responder can go on."""
         self._emit(logging.WARNING, event, fields)
 
     def error(self, event: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
@@ -56,13 +56,13 @@ class EventLogger:
     def _emit(self, level: int, event: str, fields: dict[str, Any], exc_info: BaseException | None = None) -> None:
         if not self._log.isEnabledFor(level):
             return
-        shown = {name: _shown(value) for name, value in fields.items()}
+        shown = {name: _escape(value) for name, value in fields.items()}
         message = " ".join([event, *(f"{name}={value}" for name, value in shown.items())])
-        # "%s": a percent sign in a field is text, whatever a handler does with arguments.
+        # "%s": no handler may take a percent sign in a field for a format.
         self._log.log(level, "%s", message, exc_info=exc_info, extra={"event": event, "fields": shown}, stacklevel=3)
 
 
-def _shown(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     return printable(without_passwords(value)) if isinstance(value, str) else value
 
 

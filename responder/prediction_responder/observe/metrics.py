@@ -12,7 +12,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class Metrics:
-    """What an operator counts. Labels are bounded: models and codes are ours, nothing comes from a message."""
+    """The metrics of a responder. Labels are bounded: they hold our models and codes, nothing from a message."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -30,20 +30,20 @@ class Metrics:
         )
         self._model_seconds = Histogram(
             "responder_model_call_duration_seconds",
-            "How long model calls took.",
+            "Duration of model calls.",
             ("model",),
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._refreshes = Counter(
             "responder_refreshes",
-            "Refreshes in the background, by how they ended: done, failed, elsewhere (not needed) or dropped.",
+            "Background refreshes, by outcome: done, failed, elsewhere (not needed here) or dropped.",
             ("model", "outcome"),
             registry=self.registry,
         )
         self._fates = Counter(
             "responder_reply_fates",
-            "What became of replies after they were written.",
+            "Replies by fate: confirmed, returned, refused or abandoned.",
             ("fate",),
             registry=self.registry,
         )
@@ -51,7 +51,10 @@ class Metrics:
         self._fate_counters = {fate: self._fates.labels(fate) for fate in FATES}
         self._cache_up = Gauge("responder_cache_up", "1 while the cache can be reached.", registry=self.registry)
         self._odd = Counter(
-            "responder_oddities", "Things in messages that were ignored or refused.", ("kind",), registry=self.registry
+            "responder_oddities",
+            "Oddities in messages that were ignored or refused, by kind.",
+            ("kind",),
+            registry=self.registry,
         )
 
     def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
@@ -81,11 +84,11 @@ class Metrics:
         self._fate_counters[fate].inc(count)
 
     def watch_cache(self, is_up: Callable[[], bool]) -> None:
-        """Ask for the cache's state whenever somebody scrapes."""
+        """Read the cache's state on each scrape."""
         self._cache_up.set_function(lambda: float(is_up()))
 
     def count_odd(self, kind: str) -> None:
-        """Count one oddity; `kind` is one of a few words of ours."""
+        """Count one oddity; `kind` is one of a fixed set of words."""
         self._odd.labels(kind).inc()
 
     def exposition(self) -> bytes:

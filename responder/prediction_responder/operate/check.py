@@ -1,4 +1,4 @@
-"""Settings and models as they are in force, without serving."""
+"""The settings and models in force, without serving."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a request meets in the cache, in words: for people, by the rules of the service."""
+"""How a request would be answered, in words for an operator, by the rules of the service."""
 
 from collections.abc import Sequence
 
@@ -11,29 +11,29 @@ from prediction_schemas import NO_DIRECTIVES, Directives
 def decision(
     entry: Entry | None, directives: Directives, now_ms: int, stale_s: float, marks: Sequence[bytes] = ()
 ) -> str:
-    """What a request meets, by the same rules as in the service.
+    """How a request would be answered, by the same rules as in the service.
 
     Args:
-        marks: what stands in the place of the answer, and beside it.
+        marks: the leases and cool-downs in the place of the answer, and beside it.
     """
     if entry is not None and is_usable(entry, directives, now_ms, stale_s):
         from_cache = f"answered from the cache: {hit(entry, now_ms).status.encoded.decode()}"
         refreshes = wants_refresh(entry, now_ms) and not directives.no_store and not directives.only_if_cached
         return f"{from_cache}; it is refreshed in the background" if refreshes else from_cache
     if directives.only_if_cached:
-        return "412 CACHE_MISS: the request takes nothing but a cached answer, and none that is there"
+        return "412 CACHE_MISS: only-if-cached, and no acceptable answer is cached"
     kept = ""
     if entry is not None and is_better_than_an_error(entry, directives, now_ms):
         kept = hit(entry, now_ms).status.encoded.decode()
     until_ms = max([cools_until_ms(generation_of(mark), mark) or 0 for mark in marks], default=0)
     if until_ms and not (directives.no_store and entry is not None):
-        left = f"the model is not tried for {max(0, until_ms - now_ms) / 1000:g} s more"
+        left = f"the cool-down of this input lasts {max(0, until_ms - now_ms) / 1000:g} s more"
         return f"answered from the cache, because {left}: {kept}" if kept else f"503 UNAVAILABLE: {left}"
     forced = directives.no_cache or (entry is not None and is_usable(entry, NO_DIRECTIVES, now_ms, stale_s))
     if directives.no_store:
         called = "the model is called for this request alone: fwd=bypass, not stored"
     elif any(is_lease(mark) for mark in marks):
-        called = "it waits for the replica that is calling the model"
+        called = "the request waits for the leader, a replica that is calling the model"
         if directives.no_cache:
             called += ", and then the model is called again: fwd=request"
     else:

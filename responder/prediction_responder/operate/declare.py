@@ -1,4 +1,4 @@
-"""Declare the queues and exchanges of a deployment, for responders that have no right to."""
+"""Declare the queues and exchanges of a deployment, for responders without that permission."""
 
 from prediction_responder.amqp import connect
 from prediction_responder.amqp.topology import exchanges, topology
@@ -6,20 +6,20 @@ from prediction_responder.settings import Settings
 
 
 async def declare(settings: Settings, models: list[str]) -> list[str]:
-    """Declare what responders for these models need, as they would themselves.
+    """Declare what responders for these models would declare themselves.
 
     Returns:
         What was declared, one line each.
 
     Raises:
-        NotReached: no broker, no right, or something of that name is declared otherwise.
+        NotReached: no broker, no permission, or a queue or exchange of that name has other arguments.
     """
-    feeding = exchanges(settings.namespace, settings.reply_exchange)
+    exchange_specs = exchanges(settings.namespace, settings.reply_exchange)
     queues = topology(
         settings.namespace, models, queue_type=settings.queue_type, max_length=settings.max_queue_length, consume=False
     )
-    await connect.declare(settings.amqp_url.get_secret_value(), queues, feeding)
-    return [f"exchange {one.name} ({one.type})" for one in feeding] + [
+    await connect.declare(settings.amqp_url.get_secret_value(), queues, exchange_specs)
+    return [f"exchange {one.name} ({one.type})" for one in exchange_specs] + [
         f"queue {one.name} ({one.arguments['x-queue-type']})"
         + (f", bound to {one.binding.exchange} with {one.binding.routing_key}" if one.binding else "")
         for one in queues

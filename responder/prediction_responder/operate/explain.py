@@ -1,4 +1,4 @@
-"""Why an answer is in the cache, or is not: what is known of one input."""
+"""Explains one input: its key, what is cached for it, and how a request would be answered."""
 
 import math
 import time
@@ -31,7 +31,7 @@ from prediction_schemas.canonical import canonical_bytes
 
 @dataclass(frozen=True)
 class Leader:
-    """Who works on an answer: its replica's id, as that logged it at its start, and when its lease ends."""
+    """The replica that computes an answer: its id, as it logged it at its start, and how long its lease still lasts."""
 
     replica: str
     lease_left_s: float
@@ -46,13 +46,13 @@ class Explanation:
         key: its digest, for `invalidate --key`.
         name: of the value in Redis.
         state: fresh, stale, none, lease, cooling, unshared, "other generation" or unreadable.
-        why: the same in words.
-        decision: what a request with these directives meets now.
-        negative: whether what is cached is the refusal of this input.
-        kept_for_s: how long Redis will keep what stands there.
-        failures: how often in a row the model has failed on it.
-        attempts: how often the model was started for it and never came to an end.
-        waiting: how many replicas wait for its leader.
+        why: the state in words.
+        decision: how a request with these directives would be answered now.
+        negative: whether the cached answer is a refusal of this input.
+        kept_for_s: seconds until Redis deletes the cached answer.
+        failures: how many times in a row the model failed on this input.
+        attempts: the crash count: model calls for this input that started and have not ended.
+        waiting: how many followers wait for the leader.
     """
 
     model: str
@@ -78,14 +78,14 @@ class Explanation:
 
 
 _WHY = {
-    "fresh": "the cached answer is within its time to live",
-    "stale": "the cached answer is past its time to live",
+    "fresh": "the cached answer is within its TTL",
+    "stale": "the cached answer is past its TTL",
     "none": "nothing is cached",
     "lease": "a replica is calling the model",
-    "cooling": "the model has failed on this input lately",
-    "unshared": "the answer is too large to be kept, and replicas do not wait for each other",
+    "cooling": "the model failed on this input and is not called during the cool-down",
+    "unshared": "the answer is too large for the cache, and replicas do not wait for each other",
     "other generation": "the model's answers were invalidated after this one was stored",
-    "unreadable": "what stands under the name is no answer of this version of the responder",
+    "unreadable": "the stored value is not an answer of this version of the responder",
 }
 
 
@@ -101,11 +101,11 @@ async def explain(
     directives: Directives = NO_DIRECTIVES,
     stale_s: float = 0.0,
 ) -> Explanation:
-    """Why the next request with this input is answered as it will be.
+    """Explain how the next request with this input would be answered, and why.
 
     Args:
         directives: of that request.
-        stale_s: for how long stale answers are given to everybody, unless the predictor says so itself.
+        stale_s: seconds past the TTL in which every request accepts a stale answer, unless the predictor sets its own.
 
     Raises:
         Refused, NotCanonical: the input is not valid.

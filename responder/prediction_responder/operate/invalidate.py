@@ -1,4 +1,4 @@
-"""What an operator asks of the cache: why an answer is or is not there, and that it be given no more."""
+"""An operator's commands on the cache: explain an answer, and invalidate answers."""
 
 import re
 import secrets
@@ -22,7 +22,7 @@ from prediction_schemas.canonical import NotCanonical
 
 
 class Operator:
-    """Looks into the cache of one deployment.
+    """Explains and invalidates answers in the cache of one deployment.
 
     Args:
         cache: its Redis.
@@ -35,16 +35,16 @@ class Operator:
         self._namespace = namespace
 
     async def invalidate_model(self, model: str) -> bool:
-        """Make every answer of a model a miss, on every replica, from the next look-up on; those in the air too.
+        """Make every answer of a model a miss on every replica, from now on. Calls in flight store nothing.
 
         Returns:
-            Whether the model was ever asked; otherwise there is nothing to invalidate.
+            Whether the model was ever asked; if not, there is nothing to invalidate.
         """
         name = generation_name(self._namespace, model)
         return await self._link.ask("SET", name, secrets.token_bytes(GENERATION_BYTES), "XX", "GET") is not None
 
     async def invalidate_all(self) -> list[str]:
-        """The same for every model of the namespace that has ever been asked; their names."""
+        """Do the same for every model of the namespace that was ever asked. Returns their names."""
         prefix, cursor, models = generation_name(self._namespace, ""), b"0", set()
         while True:
             cursor, names = await self._link.ask("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
@@ -56,7 +56,7 @@ class Operator:
         return sorted(models)
 
     async def invalidate_key(self, digest: bytes) -> bool:
-        """Make one answer a miss; whether one was there. A flight in the air may end, but stores nothing."""
+        """Make one answer a miss. Returns whether it was there. A call in flight goes on, but stores nothing."""
         return await self._cache.fence(value_name(f"{self._namespace}pr:{{", digest))
 
     async def explain(
@@ -70,7 +70,7 @@ class Operator:
         directives: Directives = NO_DIRECTIVES,
         stale_s: float = 0.0,
     ) -> Explanation:
-        """See `responder.explain.explain`."""
+        """See `prediction_responder.operate.explain.explain`."""
         return await explain(
             self._link,
             self._namespace,
@@ -85,10 +85,10 @@ class Operator:
 
 
 def digest_of(text: str) -> bytes:
-    """A key as `explain` prints it.
+    """Parse a key as `explain` prints it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a key.
     """
     if re.fullmatch(f"[0-9a-fA-F]{{{2 * DIGEST_BYTES}}}", text) is None:
         msg = f"a key has {2 * DIGEST_BYTES} hexadecimal digits; `responder explain` prints it"
@@ -97,13 +97,13 @@ def digest_of(text: str) -> bytes:
 
 
 class CannotOperate(Exception):
-    """Redis cannot be asked; the message says why."""
+    """The command cannot be carried out; the message says why."""
 
 
 async def explain_input(
     settings: Settings, predictor: Predictor, body: bytes, tenant: bytes, cache_control: str = ""
 ) -> dict[str, Any]:
-    """`responder explain`.
+    """Carry out `responder explain`.
 
     Raises:
         ValueError: the input or the directives are not valid.
@@ -111,7 +111,7 @@ async def explain_input(
     """
     directives = parse_cache_control(cache_control.encode())
     if directives.malformed:
-        msg = f"cannot read the directives {cache_control!r}; they are like max-age=5, no-cache"
+        msg = f"cannot parse the directives {cache_control!r}; write them like max-age=5, no-cache"
         raise ValueError(msg)
     async with _operator(settings) as operator:
         try:
@@ -130,31 +130,35 @@ async def explain_input(
 
 
 async def invalidate(settings: Settings, model: str | None, key: str | None) -> dict[str, Any]:
-    """`responder invalidate`: a model, an answer, or, with neither, everything.
+    """Carry out `responder invalidate`: one model, one answer, or everything if neither is given.
 
     Raises:
-        ValueError: the key is none.
-        CannotOperate: Redis does not answer.
+        ValueError: the key is not valid.
+        CannotOperate: Redis does not answer, or the model was never asked.
     """
     digest = None if key is None else digest_of(key)
     async with _operator(settings) as operator:
         if model is not None:
             if not await operator.invalidate_model(model):
-                msg = f"nothing is cached of {model!r}: it was never asked in namespace {settings.namespace!r}"
+                msg = f"nothing is cached for {model!r}: it was never asked in namespace {settings.namespace!r}"
                 raise CannotOperate(msg)
-            return {"done": f"all answers of {model}", "models": [model]}
+            return {"done": f"invalidated all answers of {model}", "models": [model]}
         if digest is not None:
             found = await operator.invalidate_key(digest)
-            return {"done": f"the answer of {key}" if found else f"nothing was cached of {key}", "found": found}
+            return {
+                "done": f"invalidated the answer of {key}" if found else f"nothing was cached for {key}",
+                "found": found,
+            }
         models = await operator.invalidate_all()
-        return {"done": f"all answers of {', '.join(models) or 'no model: none was ever asked'}", "models": models}
+        done = f"invalidated all answers of {', '.join(models)}" if models else "no model was ever asked"
+        return {"done": done, "models": models}
 
 
 @asynccontextmanager
 async def _operator(settings: Settings) -> AsyncIterator[Operator]:
     url = settings.redis_url.get_secret_value()
     if url == "memory://":
-        msg = "REDIS_URL is memory://: each responder has a cache of its own, which ends with it"
+        msg = "REDIS_URL is memory://: each responder keeps its cache in its own process, where no command can reach it"
         raise CannotOperate(msg)
     try:
         async with RedisCache(url, timeout_s=max(2.0, settings.redis_timeout_s)) as cache:

@@ -1,4 +1,4 @@
-"""Redrive dead letters: ask each once more, one at a time, and forward the answer to its original caller."""
+"""Redrive dead letters: send each again, one at a time, and forward the reply to its original caller."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,14 +15,14 @@ _ENDED = frozenset({ANSWERED, NO_CALLER, REMOVED})
 
 @dataclass
 class Plan:
-    """Which letters are asked again.
+    """Which letters are sent again.
 
     Args:
         model, reason: only these; None for any.
         limit: at most this many letters are read.
         timeout_s: how long one request may take.
-        dry_run: ask nothing; report what would be done.
-        impersonate: ask as a letter's user. The broker allows that to users with the tag `impersonator`.
+        dry_run: send nothing; report what would be done.
+        impersonate: send as a letter's user. The broker allows that to users with the tag `impersonator`.
     """
 
     model: str | None = None
@@ -33,7 +33,7 @@ class Plan:
     impersonate: bool = False
 
     def why_not(self, letter: Letter) -> str | None:
-        """Why a letter is not asked again; None when it is."""
+        """Why a letter is not sent again; None if it is."""
         if letter.reason == "expired":
             return "skipped: it had expired; its caller has stopped waiting"
         if self.reason is not None and letter.reason != self.reason:
@@ -67,7 +67,7 @@ class Redrive:
     letters: list[Letter] = field(default_factory=list)
 
     async def run(self) -> Counter[str]:
-        """Go through the queue once; how many letters had each fate.
+        """Go through the queue once. Returns how many letters had each fate.
 
         Raises:
             NotReached: no broker, no dead-letter queue, or no right to read it.
@@ -105,6 +105,6 @@ class Redrive:
             return REMOVED
         why_not = self.plan.why_not(letter)
         if why_not is not None or self.plan.dry_run:
-            return why_not or "would be asked again"
+            return why_not or "would be sent again"
         reply = await queue.ask(letter, self.plan.timeout_s)
         return f"kept: {reply}" if isinstance(reply, str) else await queue.forward(letter, reply)
