@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.found import NoServers
+from deploy.found import NoServers, say
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S, SAY_EVERY_S = 300.0, 20.0  # a third of a busy core starts RabbitMQ in minutes
 _COOKIE = "responder-throw-away"
 _DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
 
@@ -76,9 +76,13 @@ class _Process(ABC):
                 start_new_session=True,
                 preexec_fn=dies_with_us(),
             )
-        give_up_at = time.monotonic() + START_TIMEOUT_S
+        began = said_at = time.monotonic()
         while not self.answers():
-            if self._process.poll() is not None or time.monotonic() > give_up_at:
+            now = time.monotonic()
+            if now - said_at > SAY_EVERY_S:
+                said_at = now
+                say(f"{Path(self.command[0]).name} is still starting ({now - began:.0f} s)")
+            if self._process.poll() is not None or now - began > START_TIMEOUT_S:
                 tail = (self.folder / "log").read_text(errors="replace")[-1500:]
                 msg = f"{self.command[0]} did not start:\n{tail}"
                 raise NoServers(msg)

@@ -17,7 +17,6 @@ from tests.real import ForeignClient, responder_process, until
 pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(200)]
 
 CALL_S, AT_ONCE = 0.04, 4
-CAPACITY = AT_ONCE / CALL_S
 
 
 async def test_requests_that_are_too_late_are_drained_fast_and_call_no_model(
@@ -63,9 +62,12 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
 ) -> None:
     """Open loop, every key new, each with a second to wait: what fits is answered, the rest hears when to come."""
     seconds = 60 if full else 8
-    numbers = itertools.count()
-    environment = {"ORACLE_FOLDER": str(tmp_path), "RESPONDER_PENDING": "64"}
-    with Fleet.running(servers, namespace, "tests.models:limited", 1, **environment) as fleet:
+    # The capacity is to be the model's: on a slow machine the model is slower too, or the machine would be the limit.
+    slower = pace.now()
+    numbers, capacity, call_s = itertools.count(), AT_ONCE / CALL_S / slower, CALL_S * slower
+    with Fleet.running(
+        servers, namespace, "tests.models:limited", 1, RESPONDER_PENDING="64", ORACLE_FOLDER=str(tmp_path)
+    ) as fleet:
         async with Requester.connected(servers.amqp_url, f"{namespace}predictions.limited") as requester:
             books, loop = requester.books, asyncio.get_running_loop()
 
@@ -74,13 +76,13 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
                 began, good = loop.time(), len(events(tmp_path, "finish"))
                 for index in range(round(per_second * for_s)):
                     await asyncio.sleep(max(0.0, began + index / per_second - loop.time()))
-                    requester.ask(next(numbers), seconds=CALL_S, deadline_ms=1_000)
+                    requester.ask(next(numbers), seconds=call_s, deadline_ms=round(1000 * slower))
                 return (len(events(tmp_path, "finish")) - good) / (loop.time() - began)
 
-            alone = await offer(1.2 * CAPACITY, 4)
+            alone = await offer(1.2 * capacity, 4)
             assert await requester.all_answered(10)
             before_mb, ok = fleet.memory_mb(), books.codes["ok"]
-            under_load = await offer(10 * CAPACITY, seconds)
+            under_load = await offer(10 * capacity, seconds)
             after_mb, good = fleet.memory_mb(), books.codes["ok"] - ok
             ended = loop.time()
             # A reply expires with its request: on a slow machine some are gone before they are fetched.
@@ -97,7 +99,6 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
         books.row()
         | {
             "goodput / capacity": round(under_load / alone, 2),
-            "good": good,
             **books.codes,
             "replies expired": len(books.open),
             "hint, median ms": hints[len(hints) // 2],
@@ -112,4 +113,4 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
     assert after_mb < 1.2 * before_mb
     assert recovered_s < 10 * pace.now()
     assert alone_again_s < 0.5 * pace.now()
-    assert 1 <= hints[0] <= hints[-1] < 2_000
+    assert 1 <= hints[0] <= hints[-1] < 2_000 * slower

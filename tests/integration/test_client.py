@@ -296,7 +296,7 @@ async def test_a_hundred_thousand_calls_leave_no_memory_behind(
                 inputs = ({"number": number % 100} for number in range(20_000))
                 assert len(await client.predict_many("oracle", inputs)) == 20_000
                 held_mb.append(_resident_mb())
-    assert len(recorded(tmp_path, "start")) == 100
+    assert set(recorded(tmp_path, "start")) == set(range(100))
     report(
         "a hundred thousand calls", {"MB after 20,000": round(held_mb[0], 1), "after 100,000": round(held_mb[-1], 1)}
     )
@@ -333,6 +333,7 @@ async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace
         PredictionClient(proxy.url(servers.amqp_url), namespace=namespace, retries=NO_RETRIES) as client,
     ):
         for keeps_holding in (False, True):
+            before = len(model.calls)
             proxy.hold("up")
             for number in range(300):
                 call = asyncio.ensure_future(client.predict("echo", {"text": f"{number} {'x' * 100_000}"}))
@@ -343,7 +344,7 @@ async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace
                 await until(lambda: client._session.channel.outbox.unconfirmed < 150)
             proxy.release("up")
             await client.predict("echo", {"text": f"last, {keeps_holding}"}, timeout=30)
-            assert len(model.calls) < 150
+            assert len(model.calls) - before < 150
 
 
 async def test_who_leaves_a_client_can_be_cancelled(servers: Servers) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pace import Pace
 from tests.real import ROOT
 
 pytestmark = pytest.mark.servers
@@ -47,7 +48,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_survives_the_command(number: signal.Signals) -> None:
+def test_nothing_survives_the_command(pace: Pace, number: signal.Signals) -> None:
     """No broker, no Redis, no epmd, no folder; even after SIGKILL."""
     command = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -57,14 +58,14 @@ def test_nothing_survives_the_command(number: signal.Signals) -> None:
     assert Path(folder).is_dir()
     assert processes_of(folder)
     command.send_signal(number)
-    command.wait(20)
+    command.wait(20 * pace.now())
     command.stdout.close()
-    assert wait_for(lambda: not processes_of(folder)), processes_of(folder)
-    assert wait_for(lambda: not Path(folder).exists())
+    assert wait_for(lambda: not processes_of(folder), 10 * pace.now()), processes_of(folder)
+    assert wait_for(lambda: not Path(folder).exists(), 10 * pace.now())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_command_does_not_outlive_its_servers(number: signal.Signals) -> None:
+def test_the_command_does_not_outlive_its_servers(pace: Pace, number: signal.Signals) -> None:
     """A signal to the wrapper ends what it wraps."""
     words = [
         sys.executable,
@@ -82,6 +83,6 @@ def test_the_command_does_not_outlive_its_servers(number: signal.Signals) -> Non
     assert wrapper.stdout is not None
     wrapped = wrapper.stdout.readline().decode().strip()
     wrapper.send_signal(number)
-    assert wrapper.wait(20) == (128 + number if number == signal.SIGTERM else -number)
+    assert wrapper.wait(20 * pace.now()) == (128 + number if number == signal.SIGTERM else -number)
     wrapper.stdout.close()
-    assert wait_for(lambda: not Path("/proc", wrapped).exists())
+    assert wait_for(lambda: not Path("/proc", wrapped).exists(), 10 * pace.now())
