@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.found import Servers
-from tests.books import Fleet, Report, Requester
+from tests.books import Books, Fleet, Report, Requester
 from tests.models import events, recorded
 from tests.pace import Pace
 from tests.real import ForeignClient, responder_process, until
@@ -52,6 +52,12 @@ async def test_requests_that_are_too_late_are_drained_fast_and_call_no_model(
     assert requests / took_s > 2_000 / pace.now()
 
 
+async def _all_replied(books: Books, fleet: Fleet) -> None:
+    """Every request is answered, or its reply confirmed: one expires with its request, perhaps before it is fetched."""
+    replied = f'responder_reply_fates_total{{fate="confirmed"}} {len(books.asked):.1f}'
+    await until(lambda: not books.open or replied in fleet.them[0].metrics())
+
+
 async def test_ten_times_the_capacity_leaves_the_capacity(
     pace: Pace,
     servers: Servers,
@@ -80,14 +86,12 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
                 return (len(events(tmp_path, "finish")) - good) / (loop.time() - began)
 
             alone = await offer(1.2 * capacity, 4)
-            assert await requester.all_answered(10)
+            await _all_replied(books, fleet)
             before_mb, ok = fleet.memory_mb(), books.codes["ok"]
             under_load = await offer(10 * capacity, seconds)
             after_mb, good = fleet.memory_mb(), books.codes["ok"] - ok
             ended = loop.time()
-            # A reply expires with its request: on a slow machine some are gone before they are fetched.
-            replied = f'responder_reply_fates_total{{fate="confirmed"}} {len(books.asked):.1f}'
-            await until(lambda: not books.open or replied in fleet.them[0].metrics())
+            await _all_replied(books, fleet)
             async with ForeignClient.connected(servers.amqp_url) as client:
                 recovered_s = loop.time() - ended
                 await client.ask(f"{namespace}predictions.limited", b'{"number": -1, "seconds": 0.04}')
@@ -109,7 +113,7 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
     assert (books.wrong, books.unexpected) == (0, 0)
     assert books.codes.keys() <= {"ok", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert under_load >= 0.9 * alone
-    assert good >= 0.9 * alone * seconds
+    assert good + len(books.open) >= 0.9 * alone * seconds
     assert after_mb < 1.2 * before_mb
     assert recovered_s < 10 * pace.now()
     assert alone_again_s < 0.5 * pace.now()
