@@ -19,7 +19,7 @@ from prediction_responder.extras import extra
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import REPLICA_BYTES, Leases
 from prediction_responder.model.predictor import Predictor
-from prediction_responder.observe.events import NullObserver, Observer
+from prediction_responder.observe.events import Observer
 from prediction_responder.observe.logs import logger
 from prediction_responder.settings import Settings
 
@@ -55,7 +55,7 @@ class Responder:
         url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
         self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
         self._metrics = _metrics() if self._settings.health_port is not None else None
-        self._observer: Observer = self._metrics or NullObserver()
+        self._observer: Observer = self._metrics or Observer()
         self._models = [
             ServedModel(
                 one,

@@ -1,14 +1,16 @@
 """The interface through which the responder reports its work: values in, nothing back."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from prediction_responder.messages import Outcome
 from prediction_schemas import Code
 
 
-class Observer(Protocol):
-    """Receives reports of what happened; what happens per request is reported per batch."""
+class Observer:
+    """Receives reports of what happened; what happens per request is reported per batch.
+
+    This one ignores them all: it serves a responder without metrics, and is the base of the others.
+    """
 
     def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
         """A batch of replies: model, error code and kind of cache status of each."""
@@ -27,25 +29,3 @@ class Observer(Protocol):
 
     def watch_cache(self, is_up: Callable[[], bool]) -> None:
         """Take a function that says whether the cache can be reached."""
-
-
-class NullObserver:
-    """Observes nothing: for a responder without metrics."""
-
-    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
-        """Ignore it."""
-
-    def count_model_call(self, model: str, outcome: Outcome) -> None:
-        """Ignore it."""
-
-    def count_refresh(self, model: str, ended: str) -> None:
-        """Ignore it."""
-
-    def count_fates(self, fate: str, count: int) -> None:
-        """Ignore it."""
-
-    def count_odd(self, kind: str) -> None:
-        """Ignore it."""
-
-    def watch_cache(self, is_up: Callable[[], bool]) -> None:
-        """Ignore it."""

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from prediction_responder.messages import Outcome
+from prediction_responder.observe.events import Observer
 from prediction_schemas import Code
 
 FATES = ("confirmed", "returned", "refused", "abandoned")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Metrics:
+class Metrics(Observer):
     """The metrics of a responder. Labels are bounded: they hold our models and codes, nothing from a message."""
 
     def __init__(self) -> None:
