@@ -117,7 +117,7 @@ FAULTS = (
     Fault(
         "the tenant out of the key",
         "responder/prediction_responder/cache/keys.py",
-        "            begun.update(_framed(tenant))\n",
+        "            begun.update(_frame(tenant))\n",
         "",
         "tests/unit/test_keys.py tests/unit/test_service.py",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -96,6 +97,11 @@ async def embedded(predictor: Predictor, chosen: Settings) -> AsyncIterator[Resp
         yield one
 
 
+@functools.cache
+def _pace_of_this_run() -> float:
+    return Pace().now()
+
+
 class ResponderProcess:
     """A responder as an operator runs it."""
 
@@ -114,6 +120,7 @@ class ResponderProcess:
             "RESPONDER_HEALTH_HOST": "127.0.0.1",
             "RESPONDER_HEALTH_PORT": str(self._port),
             "RESPONDER_LOG": "json",
+            "MODEL_LIMIT_S": str(5 * _pace_of_this_run()),
             **environment,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command; where its extra is not installed, say so in one line."""
+    """Run the command; if its extra is not installed, say so in one line."""
     try:
         from prediction_client.cli import cli
     except ModuleNotFoundError as error:

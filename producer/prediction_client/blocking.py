@@ -17,15 +17,17 @@ from prediction_client.errors import NoBroker
 from prediction_client.prediction import Prediction
 
 T = TypeVar("T")
-CLOSED = "the client is closed, or was made before a fork: make one in each process, and use it inside `with`"
+CLOSED = (
+    "the client is closed, or was not entered in this process: create one in each process, and use it inside `with`"
+)
 CLOSE_TIMEOUT_S = 1.0
 
 
 class BlockingPredictionClient:
     """`PredictionClient` with the same methods, which block: `with BlockingPredictionClient(url) as client: ...`.
 
-    Any number of threads may share one; its event loop runs in a thread of its own. Make one in each process: a thread
-    does not survive `fork`.
+    Any number of threads may share one client. Its event loop runs in a thread of its own. A thread does not survive
+    `fork`, so enter a client in each process.
 
     Args:
         url, options: as `PredictionClient`.
@@ -41,7 +43,7 @@ class BlockingPredictionClient:
 
     @classmethod
     def of(cls, make: Callable[[], AbstractAsyncContextManager[PredictionClient]]) -> Self:
-        """One around another client, which is made and entered in the thread of the event loop."""
+        """Wrap another client, which is created and entered in the thread of the event loop."""
         one = cls("")
         one._make = make
         return one
@@ -51,9 +53,9 @@ class BlockingPredictionClient:
 
     def __enter__(self) -> Self:
         if self._pid:
-            msg = "a client is entered once; make another one"
+            msg = "a client can be entered only once; create a new one"
             raise RuntimeError(msg)
-        # Here and not before: one that is made before a fork, and entered after it, shares no event loop with anybody.
+        # Not in __init__: a client that is created before a fork and entered after it has an event loop of its own.
         self._pid = os.getpid()
         self._stack = AsyncExitStack()
         self._loop = asyncio.new_event_loop()
@@ -73,7 +75,10 @@ class BlockingPredictionClient:
         self.close()
 
     def close(self) -> None:
-        """End it. Calls of other threads end with OutcomeUnknown or NoBroker. Twice, or after a fork, is harmless."""
+        """Close the client. Calls in other threads end with OutcomeUnknown or NoBroker.
+
+        A second call, or one in a forked child, does nothing.
+        """
         if self._pid != os.getpid():
             return
         with self._opening:
@@ -103,12 +108,12 @@ class BlockingPredictionClient:
     def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
 
     def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]:
-        """See `PredictionClient.predict_many`; all inputs are read before the first one is asked."""
-        every = list(inputs)  # in the caller's thread: they may take their time, or be a query
+        """See `PredictionClient.predict_many`; all inputs are read before the first request is sent."""
+        every = list(inputs)  # in the caller's thread: the iterable may be slow, or a database query
         return self._run(lambda: self._client.predict_many(model, every, **options))
 
     def warm(self, model: str, inputs: Iterable[Any], **options: Any) -> int:
-        """See `PredictionClient.warm`; all inputs are read before the first one is asked."""
+        """See `PredictionClient.warm`; all inputs are read before the first request is sent."""
         every = list(inputs)
         return self._run(lambda: self._client.warm(model, every, **options))
 
@@ -116,7 +121,7 @@ class BlockingPredictionClient:
         return await self._stack.enter_async_context(self._make())
 
     async def _leave(self) -> None:
-        """What was begun before ends now, or is cancelled: the loop stops, and nobody may wait for it for ever."""
+        """Close the client, wait for the remaining tasks, then cancel them: no caller may wait when the loop stops."""
         await self._stack.aclose()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         if rest:
@@ -127,8 +132,8 @@ class BlockingPredictionClient:
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         future = None
-        if self._pid == os.getpid():  # first: after a fork the lock may be held by a thread that is not there
-            with self._opening:  # what is begun here is begun before the client is closed, or not at all
+        if self._pid == os.getpid():  # first: after a fork, a thread that no longer exists may hold the lock
+            with self._opening:  # so that a call starts before the client is closed, or not at all
                 if self._is_open and threading.current_thread() is not self._thread:
                     future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         if future is None:
@@ -137,7 +142,7 @@ class BlockingPredictionClient:
             return future.result()
         except CancelledError:
             raise NoBroker(CLOSED) from None
-        except BaseException:  # Ctrl-C among them: nobody waits for it any more
+        except BaseException:  # Ctrl-C included: the caller waits no longer
             future.cancel()
             raise
 

@@ -1,4 +1,4 @@
-"""Calls that wait for their replies, and the room that bounds them."""
+"""Calls that wait for their replies, and the limit on calls in flight."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ class Room:
     """Bounds the calls in flight.
 
     Args:
-        size: calls at once.
+        size: the most calls at once.
     """
 
     def __init__(self, size: int) -> None:
@@ -26,7 +26,7 @@ class Room:
         """Wait for a permit.
 
         Raises:
-            DeadlineExceeded: there was none in time.
+            DeadlineExceeded: no permit in time.
         """
         if not self._permits.locked():
             await self._permits.acquire()
@@ -35,16 +35,16 @@ class Room:
             async with asyncio.timeout_at(deadline):
                 await self._permits.acquire()
         except TimeoutError:
-            msg = f"{self._size} calls were in flight all the time (max_in_flight)"
+            msg = f"the call was not sent in time: {self._size} other calls were in flight (max_in_flight)"
             raise DeadlineExceeded(msg) from None
 
     def leave(self) -> None:
-        """Give a permit back."""
+        """Return the permit."""
         self._permits.release()
 
 
 class Calls:
-    """Calls by their correlation id. A caller that knows no id cannot guess one, so a forged reply finds no call."""
+    """Waiting calls by correlation id. The ids cannot be guessed, so a forged reply finds no call."""
 
     def __init__(self) -> None:
         session = secrets.token_hex(6).encode()
@@ -59,17 +59,17 @@ class Calls:
         return next(self._ids)
 
     def begin(self, identifier: bytes) -> "asyncio.Future[Prediction]":
-        """A call waits from now on; its result."""
+        """Register a call; return the future of its result."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self._waiting[identifier] = future
         return future
 
     def end(self, identifier: bytes) -> None:
-        """It waits no more."""
+        """Remove a call."""
         del self._waiting[identifier]
 
     def resolve(self, identifier: bytes, outcome: Prediction | PredictionError) -> None:
-        """Give a call its result. A late or a second reply finds no call, and is dropped."""
+        """Set the outcome of a call. A late or duplicate reply finds no waiting call, and is dropped."""
         future = self._waiting.get(identifier)
         if future is None or future.done():
             return
@@ -79,12 +79,12 @@ class Calls:
             future.set_result(outcome)
 
     def fail_all(self, why: str, *, retryable: bool) -> None:
-        """The reply queue is gone, and with it every reply that is still to come."""
-        for identifier in list(self._waiting):  # an error each: one that many raise gathers all their tracebacks
+        """Fail all waiting calls: the reply queue is gone, so no reply can come."""
+        for identifier in list(self._waiting):  # one error per call: a shared one would collect the tracebacks of all
             self.resolve(identifier, OutcomeUnknown(why, retryable=retryable))
 
     def note_fates(self, messages: Sequence[Message], fate: Fate) -> None:
-        """What became of published requests. The fate belongs to one attempt; an earlier one may still be answered."""
+        """Fail attempts that were not confirmed. The call may be retried: an earlier attempt may still be answered."""
         for message in messages:
             if isinstance(message.token, Warming):
                 message.token.note(fate)
@@ -94,9 +94,9 @@ class Calls:
                     future.set_exception(error_of_fate(fate, model))
 
     async def read(self, inbox: Consumer) -> None:
-        """Resolve calls with what comes, until the inbox stops."""
+        """Resolve calls with replies until the inbox stops."""
         async for batch in inbox:
             for delivery in batch:
                 identifier = delivery.properties.correlation_id
-                if identifier in self._waiting:  # a late, second or forged reply is not even decoded
+                if identifier in self._waiting:  # do not decode late, duplicate or forged replies
                     self.resolve(identifier, prediction_of(delivery))

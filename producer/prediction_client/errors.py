@@ -1,12 +1,12 @@
-"""What can go wrong with a call, by whose fault it is.
+"""The errors of a call, by cause.
 
 PredictionError
-├── InvalidArgument, PayloadTooLarge, UnsupportedMediaType, PermissionDenied, UnknownModel   the call's
-├── CacheMiss                                                                                the call asked for it
-├── ModelFailed                                                                              the model's
-├── ResourceExhausted, Unavailable                                                           not now: try again
+├── InvalidArgument, PayloadTooLarge, UnsupportedMediaType, PermissionDenied, UnknownModel   the request
+├── CacheMiss                                                                                `only-if-cached`
+├── ModelFailed                                                                              the model
+├── ResourceExhausted, Unavailable                                                           temporary: try again
 ├── DeadlineExceeded                                                                         too late
-└── NoBroker, OutcomeUnknown                                                                 the connection's
+└── NoBroker, OutcomeUnknown                                                                 the connection
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from prediction_schemas import Code, Failure
 
 
 class PredictionError(Exception):
-    """A call that has no result.
+    """A call failed.
 
     Attributes:
-        code: the wire contract's code, or the client's own word for what happened before any reply.
+        code: the wire contract's code, or a code of the client if there was no reply.
         retryable: whether the same call may succeed later.
-        retry_after_s: when, if the responder said so.
-        details: e.g. the fields at fault.
-        status: the HTTP status that a gateway may answer with.
+        retry_after_s: how long to wait before that, if the responder said so.
+        details: e.g. the invalid fields.
+        status: the HTTP status for a gateway to answer with.
     """
 
     code = "UNKNOWN"
@@ -45,7 +45,7 @@ class PredictionError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status for a gateway to answer with; 502 for a code of a later version, or a reply that is none."""
+        """The HTTP status for a gateway to answer with; 502 for an unknown code or a malformed reply."""
         return _OWN_STATUS.get(self.code) or (Code[self.code].status if self.code in Code.__members__ else 502)
 
 
@@ -54,7 +54,7 @@ class InvalidArgument(PredictionError):
 
 
 class PermissionDenied(PredictionError):
-    """403: this user may not ask."""
+    """403: the user is not allowed to send requests."""
 
 
 class CacheMiss(PredictionError):
@@ -70,7 +70,7 @@ class UnsupportedMediaType(PredictionError):
 
 
 class ResourceExhausted(PredictionError):
-    """429: too much is waiting; the model's queue may be full."""
+    """429: too many requests wait, or the model's queue is full."""
 
     code = "RESOURCE_EXHAUSTED"
 
@@ -84,7 +84,7 @@ class Unavailable(PredictionError):
 
 
 class DeadlineExceeded(PredictionError):
-    """504: there was no answer in time. The work may have been done all the same."""
+    """504: no answer in time. The model may have run all the same."""
 
     code = "DEADLINE_EXCEEDED"
 
@@ -96,13 +96,13 @@ class UnknownModel(PredictionError):
 
 
 class NoBroker(PredictionError):
-    """The broker cannot be reached."""
+    """The broker cannot be reached, or the client is not open."""
 
     code = "NO_BROKER"
 
 
 class OutcomeUnknown(PredictionError):
-    """The connection was lost around the publish: the request may or may not have arrived."""
+    """The connection was lost, or the client closed, before the reply came: the model may or may not have run."""
 
     code = "OUTCOME_UNKNOWN"
 
@@ -122,7 +122,7 @@ _BY_STATUS: dict[int, type[PredictionError]] = {
 
 
 def error_of(failure: Failure, retry_after_s: float | None) -> PredictionError:
-    """The typed error for an error reply; a status of a later version becomes a plain PredictionError."""
+    """The typed error for an error reply; an unknown status becomes a plain PredictionError."""
     return _BY_STATUS.get(failure.status, PredictionError)(
         failure.message,
         code=failure.code,

@@ -1,4 +1,4 @@
-"""Many calls as one: in order, bounded, and with one ending."""
+"""Calls for many inputs: results in order, a bounded number at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sized
@@ -8,32 +8,32 @@ from typing import Any, Literal
 from amqp_lane import Fate, Message, Publisher
 from prediction_client.errors import OutcomeUnknown, PredictionError, ResourceExhausted, UnknownModel
 
-_AT_ONCE = 500  # requests that nobody waits for are published so many at a time
+_AT_ONCE = 500  # requests without a reply that are published, and confirmed, at a time
 
 
 def error_of_fate(fate: Fate, model: str) -> PredictionError:
-    """Why a request was not taken."""
+    """The error for a request that the broker did not confirm."""
     match fate:
         case Fate.RETURNED:
             return UnknownModel(f"no queue takes requests for the model {model!r}")
         case Fate.REFUSED:
-            return ResourceExhausted("the broker refused the request; its queue may be full", retryable=True)
+            return ResourceExhausted("the broker refused the request; the model's queue may be full", retryable=True)
         case _:
             msg = "the connection was lost; the request may or may not have arrived"
             return OutcomeUnknown(msg, retryable=True)
 
 
-async def answers_to_all(
+async def call_for_each(
     call: Callable[[Any], Awaitable[Any]], inputs: Iterable[Any], *, at_once: int, errors: Literal["raise", "return"]
 ) -> list[Any]:
-    """What a call says to each input, in their order.
+    """Make a call for each input; return the results in the order of the inputs.
 
     Args:
-        at_once: how many are made at a time; inputs are read no faster.
-        errors: `raise` the first and cancel the others, or `return` them in the list.
+        at_once: how many calls run at a time; inputs are read no faster.
+        errors: `raise` the first error and cancel the other calls, or `return` errors in the list.
     """
     if errors not in ("raise", "return"):
-        msg = f"errors is 'raise' or 'return', not {errors!r}"
+        msg = f"errors must be 'raise' or 'return', not {errors!r}"
         raise ValueError(msg)
     if isinstance(inputs, Sized):
         at_once = min(at_once, len(inputs))
@@ -59,7 +59,7 @@ async def answers_to_all(
 
 
 class Warming:
-    """Requests that nobody waits for, on their way to the broker."""
+    """A batch of requests without a reply; `done` is set when the broker has confirmed all of them."""
 
     def __init__(self, model: str, count: int) -> None:
         self._model = model
@@ -67,7 +67,7 @@ class Warming:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def note(self, fate: Fate) -> None:
-        """What became of one of them."""
+        """Record the fate of one request."""
         self._left -= 1
         if self.done.done():
             return
@@ -77,8 +77,8 @@ class Warming:
             self.done.set_result(None)
 
 
-async def warmed(outbox: Publisher, messages: Iterable[Message], model: str) -> int:
-    """Publish them, and wait until the broker has them; how many there were."""
+async def publish_and_confirm(outbox: Publisher, messages: Iterable[Message], model: str) -> int:
+    """Publish the requests, wait until the broker has confirmed them, and return how many there were."""
     rest, count = iter(messages), 0
     while batch := list(islice(rest, _AT_ONCE)):
         warming = Warming(model, len(batch))

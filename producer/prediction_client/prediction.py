@@ -1,4 +1,4 @@
-"""What a reply says: a result and where it came from, or a typed error."""
+"""The content of a reply: a result and its source, or a typed error."""
 
 import re
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ _MAX_HEADER_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A result and where it came from.
+    """A result and its source.
 
     Attributes:
         value: the model's output, as a JSON value.
-        cache_status: hit, miss, collapsed, and the freshness left (RFC 9211).
-        age_s: how old the answer is; 0 for a new one.
-        model, model_version: who answered.
-        duration_ms: from the responder's receipt to its reply.
+        cache_status: hit, miss or collapsed, and the remaining freshness (RFC 9211).
+        age_s: the age of the answer in seconds; 0 for a new one.
+        model, model_version: the model that answered.
+        duration_ms: from receipt of the request by the responder to its reply.
     """
 
     value: Any
@@ -36,7 +36,7 @@ class Prediction:
 
 
 def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
-    """What a reply says."""
+    """Decode a reply."""
     headers, body = delivery.properties.headers, delivery.body or b""
     try:
         reply = decode_reply(body)
@@ -56,12 +56,12 @@ def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
 
 
 def _header(headers: Mapping[bytes, bytes | None], name: bytes) -> bytes:
-    """A header of ours; one that is longer than any of ours is read as if it were absent, and never kept."""
+    """The value of a header. A longer value than the contract allows counts as absent, so the memos never keep it."""
     value = headers.get(name)
     return value if value is not None and len(value) <= _MAX_HEADER_BYTES else b""
 
 
-# Replies say the same few things again and again.
+# Few distinct values repeat in most replies, so their decoded forms are memoised.
 @lru_cache(maxsize=1024)
 def _status(header: bytes) -> CacheStatus:
     return parse_cache_status(_text(header))

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of those who ask: `pytest_plugins = ["producer.pytest_plugin"]` in the topmost conftest.py."""
+"""Fixtures for tests of callers: `pytest_plugins = ["prediction_client.pytest_plugin"]` in the topmost conftest.py."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def answering() -> "Callable[..., AbstractAsyncContextManager[PredictionClient]]":
-    """`producer.testing.answering`: `async with answering(price) as client: ...`."""
-    from prediction_client.testing import answering  # not before somebody asks: it imports a responder
+    """`prediction_client.testing.answering`: `async with answering(price) as client: ...`."""
+    from prediction_client.testing import answering  # only when a test uses it: it imports the responder
 
     return answering
 
 
 @pytest.fixture
 def answering_blocking() -> "Callable[..., AbstractContextManager[BlockingPredictionClient]]":
-    """`producer.testing.answering_blocking`: `with answering_blocking(price) as client: ...`."""
+    """`prediction_client.testing.answering_blocking`: `with answering_blocking(price) as client: ...`."""
     from prediction_client.testing import answering_blocking
 
     return answering_blocking

@@ -1,4 +1,4 @@
-"""The two connections of a caller, with a reply queue of its own. The client and the load tool share it."""
+"""A caller's two connections and its reply queue. The client and the load tool both use this module."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ PREFETCH = 1000
 
 @dataclass(frozen=True)
 class Broker:
-    """Where requests and replies travel.
+    """The broker, and where requests and replies are sent.
 
     Args:
         url: the broker's AMQP URL.
         namespace: the responders' RESPONDER_NAMESPACE.
         exchange: where requests are published; empty for the default exchange.
         reply_exchange: the responders' RESPONDER_REPLY_EXCHANGE; empty for the default exchange.
-        reply_prefix: what the name of the reply queue begins with.
-        user_id: the broker's user, to travel with each request; None for no user.
+        reply_prefix: the first part of the reply queue's name.
+        user_id: the broker's user, sent with each request; None for no user.
     """
 
     url: str = field(repr=False)
@@ -38,10 +38,10 @@ class ReplyChannel:
     """A consumer of the reply queue and a publisher of requests.
 
     Args:
-        broker: where they connect.
+        broker: where to connect, and the names to use there.
         purpose: names the connections, e.g. `prediction client`.
-        on_lost: called when the reply queue is gone, and with it every reply that is still to come.
-        on_fate: called with requests and what became of them.
+        on_lost: called when the reply queue is gone; replies to earlier requests cannot come.
+        on_fate: called with published requests and their fate.
         transport: carries requests and replies instead of RabbitMQ at the broker's URL.
     """
 
@@ -71,7 +71,7 @@ class ReplyChannel:
 
     @property
     def problem(self) -> str | None:
-        """Why it is not up, in one line."""
+        """Why a connection is not up, in one line."""
         return self.outbox.last_error or self.inbox.last_error
 
     async def up(self) -> None:
@@ -87,7 +87,7 @@ class ReplyChannel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Both connections end, whatever happens to the task that waits for it."""
+        """Close both connections, even if this task is cancelled in between."""
         try:
             await self.outbox.__aexit__(kind, error, trace)
         finally:

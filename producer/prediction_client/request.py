@@ -1,4 +1,4 @@
-"""What a call sends."""
+"""The request messages of a client."""
 
 import json
 import time
@@ -12,19 +12,19 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 from amqp_lane import Message, Template, header_field
 from prediction_client.errors import InvalidArgument, PayloadTooLarge, UnknownModel
 
-MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 takes no more
+MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 accepts no larger message
 MAX_NAME_BYTES = 255
 MAX_HEADER_BYTES = 1024
-MAX_TTL_MS = 2**31  # RabbitMQ closes the channel for twice as much
-DEAD_LETTERS = "dead"  # the queue of that name holds what could not be answered
+MAX_TTL_MS = 2**31  # RabbitMQ closes the channel for twice this value
+DEAD_LETTERS = "dead"  # the name of the dead-letter queue
 
 
 class RequestWriter:
-    """Makes the messages of one client; what they share is encoded once.
+    """Makes the messages of one client; their common properties are encoded once.
 
     Args:
-        prefix: what a model's routing key begins with.
-        reply_to: the client's own queue.
+        prefix: the part of the routing key before the model's name.
+        reply_to: the client's reply queue.
         user_id: see `PredictionClient`.
     """
 
@@ -53,11 +53,12 @@ class RequestWriter:
             identifier: echoed by the responder as the correlation id.
             body: see `encode_input`.
             left_s: how long the caller waits; the broker and the responder drop the request afterwards.
-            give_up_at: the same, on the event loop's clock.
+            give_up_at: the same moment on the event loop's clock.
             trace: headers that carry the caller's trace.
 
         Raises:
-            UnknownModel: no queue can have that name.
+            UnknownModel: not a valid model name.
+            InvalidArgument: `cache_control` or `tenant` is too long, or not valid Unicode.
         """
         left_ms = _milliseconds(left_s)
         fields = header_field(b"deadline", b"%d" % (time.time_ns() // 1_000_000 + left_ms))
@@ -79,7 +80,7 @@ class RequestWriter:
         )
 
     def unanswered(self, model: str, body: bytes, *, left_s: float, give_up_at: float, tenant: str | None) -> Message:
-        """A request that nobody waits for: its answer is cached. Raises as `message`."""
+        """A request without a reply, whose answer is only cached. Raises as `message`."""
         fields = b"" if tenant is None else header_field(b"tenant", _short("tenant", tenant))
         return Message(
             self._routing_key(model),
@@ -93,7 +94,7 @@ class RequestWriter:
     def _routing_key(self, model: str) -> bytes:
         key = f"{self._prefix}{model}".encode(errors="replace")
         if not model or model == DEAD_LETTERS or len(key) > MAX_NAME_BYTES:
-            msg = f"no model has the name {model[:40]!r}{'...' * (len(model) > 40)}"
+            msg = f"not a valid model name: {model[:40]!r}{'...' * (len(model) > 40)}"
             raise UnknownModel(msg)
         if len(self._routing_keys) < 1024:
             self._routing_keys[model] = key
@@ -105,14 +106,14 @@ def _milliseconds(left_s: float) -> int:
 
 
 def _short(name: str, text: str) -> bytes:
-    """A header's value."""
+    """Encode a header's value."""
     try:
         value = text.encode()
     except UnicodeEncodeError as error:
-        msg = f"{name} is no Unicode text: {error.reason}"
+        msg = f"{name} is not valid Unicode: {error.reason}"
         raise InvalidArgument(msg, code="INVALID_ARGUMENT") from None
     if len(value) > MAX_HEADER_BYTES:
-        msg = f"{name} has {len(value)} bytes, {MAX_HEADER_BYTES} at most are sent"
+        msg = f"{name} has {len(value)} bytes; the limit is {MAX_HEADER_BYTES}"
         raise InvalidArgument(msg, code="INVALID_ARGUMENT")
     return value
 
@@ -121,11 +122,11 @@ def encode_input(features: BaseModel | Any) -> bytes:
     """The JSON text of an input: a pydantic model (by its field names), or anything that pydantic can write as JSON.
 
     Raises:
-        InvalidArgument: it cannot be written, or it holds a number that JSON does not have.
-        PayloadTooLarge: no broker takes it.
+        InvalidArgument: it cannot be written as JSON, e.g. because it holds NaN or an infinite number.
+        PayloadTooLarge: it is larger than any message that the broker accepts.
     """
     try:
-        # First as Python values: a model inside would write NaN as null, in silence.
+        # First to Python values: written directly, a nested model would silently write NaN as null.
         if isinstance(features, BaseModel):
             plain = features.model_dump(mode="json", exclude_computed_fields=True)
         else:
@@ -137,6 +138,6 @@ def encode_input(features: BaseModel | Any) -> bytes:
         msg = f"the input cannot be written as JSON: {error}"
         raise InvalidArgument(msg, code="INVALID_ARGUMENT") from error
     if len(body) > MAX_BODY_BYTES:
-        msg = f"the input has {len(body)} bytes, a message has {MAX_BODY_BYTES} at most"
+        msg = f"the input has {len(body)} bytes; the limit is {MAX_BODY_BYTES}"
         raise PayloadTooLarge(msg, code="PAYLOAD_TOO_LARGE")
     return body

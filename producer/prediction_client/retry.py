@@ -1,4 +1,4 @@
-"""Trying again: only where that can help, only while there is time, and never so often that it makes things worse."""
+"""Retries: of transient errors only, within the call's timeout, and within a budget that bounds the extra load."""
 
 import random
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from prediction_client.errors import PredictionError
 
 @dataclass
 class RetryBudget:
-    """How many attempts may be second ones: a share of all calls, and a few at once.
+    """Bounds retries to a share of all calls, plus a burst.
 
     A token bucket as in gRPC's retry throttling (gRFC A6): each call adds `ratio` of a token, each retry takes one.
-    While a service is down for everybody, that bounds what retries add to its load.
+    While the service is down, the budget bounds the load that retries add.
 
     Args:
         ratio: retries per call, in the long run.
-        burst: tokens at most, and at first.
+        burst: the size of the bucket, which starts full.
     """
 
     ratio: float = 0.1
@@ -29,11 +29,11 @@ class RetryBudget:
         self._tokens = self.burst
 
     def note_call(self) -> None:
-        """A call was begun."""
+        """Add the tokens of a new call."""
         self._tokens = min(self.burst, self._tokens + self.ratio)
 
     def take(self) -> bool:
-        """Whether another retry is affordable; if so, it is paid."""
+        """Take a token for a retry; False if there is none."""
         if self._tokens < 1:
             return False
         self._tokens -= 1
@@ -42,12 +42,12 @@ class RetryBudget:
 
 @dataclass(frozen=True)
 class Retries:
-    """When a failed attempt is followed by another one, and how soon.
+    """When to retry a failed attempt, and after which delay.
 
     Args:
-        attempts: of one call, the first included; 1 for no retries.
-        first_delay_s, max_delay_s: between attempts, doubled each time, with full jitter (AWS's architecture blog,
-            "Exponential Backoff and Jitter"). A hint of the responder, `retry-after-ms`, is waited for at least.
+        attempts: the most attempts of one call, the first included; 1 for no retries.
+        first_delay_s, max_delay_s: the delay between attempts: doubled each time, with full jitter (AWS's architecture
+            blog, "Exponential Backoff and Jitter"). It is added to the responder's hint, `retry-after-ms`.
     """
 
     attempts: int = 4
@@ -55,11 +55,11 @@ class Retries:
     max_delay_s: float = 2.0
 
     def delay_s(self, error: PredictionError, attempt: int, left_s: float) -> float | None:
-        """How long to wait after an attempt failed; None when there is to be no other one.
+        """How long to wait before the next attempt; None for no further attempt.
 
         Args:
-            error: how it failed.
-            attempt: its number; 1 for the first.
+            error: the error of the failed attempt.
+            attempt: the number of the failed attempt; 1 for the first.
             left_s: how long the caller still waits.
         """
         if not error.retryable or attempt >= self.attempts:

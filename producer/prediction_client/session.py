@@ -1,4 +1,4 @@
-"""One connected client: open, one attempt after another, closed."""
+"""The connected state of a client: open, send attempts, close."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ class Session:
     """Sends requests and awaits their replies while it is open.
 
     Args:
-        broker: where it connects.
+        broker: where to connect, and the names to use there.
         transport: carries messages instead of RabbitMQ.
     """
 
@@ -29,7 +29,7 @@ class Session:
         self.channel = ReplyChannel(
             broker,
             purpose="prediction client",
-            on_lost=lambda: self._calls.fail_all("the connection was lost while the reply was awaited", retryable=True),
+            on_lost=lambda: self._calls.fail_all("the connection was lost before the reply came", retryable=True),
             on_fate=self._calls.note_fates,
             transport=transport,
         )
@@ -41,10 +41,10 @@ class Session:
         """Connect.
 
         Raises:
-            NoBroker: not within this time.
+            NoBroker: the broker cannot be reached within this time.
         """
         if self._is_entered:
-            msg = "a client is entered once; make another one"
+            msg = "a client can be entered only once; create a new one"
             raise RuntimeError(msg)
         self._is_entered = True
         await self.channel.__aenter__()
@@ -61,7 +61,7 @@ class Session:
         self._reader = asyncio.create_task(self._calls.read(self.channel.inbox), name="prediction client reader")
 
     async def close(self) -> None:
-        """End every call, then both connections."""
+        """Fail all waiting calls, then close both connections."""
         self._closed.set()
         self._calls.fail_all("the client was closed before the reply came", retryable=False)
         await self._leave()
@@ -75,13 +75,13 @@ class Session:
                 await self._reader
 
     def check_open(self) -> None:
-        """Raise NoBroker unless it is open."""
+        """Raise NoBroker unless the session is open."""
         if not self._is_entered or self._closed.is_set():
             msg = "the client is closed, or was never entered"
             raise NoBroker(msg)
 
     async def pause(self, delay_s: float) -> bool:
-        """Wait between two attempts; False when the client was closed meanwhile."""
+        """Wait between two attempts; False if the client is closed during the wait."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._closed.wait()
@@ -100,10 +100,10 @@ class Session:
         cache_control: str | None,
         tenant: str | None,
     ) -> Prediction:
-        """Send one request, and await the reply to it or to an earlier attempt of the same call."""
+        """Send one request, and wait for the reply to it or to an earlier attempt of the same call."""
         loop = asyncio.get_running_loop()
         if not self.channel.inbox.is_consuming or self._closed.is_set():
-            await self._can_be_answered(deadline, model)
+            await self._wait_for_reply_queue(deadline, model)
         message = self.channel.writer.message(
             identifier,
             model,
@@ -116,25 +116,25 @@ class Session:
         )
         future = self._calls.begin(identifier)
         message.token = future, model
-        timer = loop.call_at(deadline, self._too_late, identifier, model)
+        timer = loop.call_at(deadline, self._time_out, identifier, model)
         try:
             self.channel.outbox.send((message,))
             return await future
         finally:
             timer.cancel()
             self._calls.end(identifier)
-            message.give_up_at = -math.inf  # nobody waits any more: what is not written yet is not written at all
+            message.give_up_at = -math.inf  # the caller waits no longer: drop the request if it is not written yet
 
-    def _too_late(self, identifier: bytes, model: str) -> None:
+    def _time_out(self, identifier: bytes, model: str) -> None:
         why = f": {self.channel.outbox.last_error}" if self.channel.outbox.last_error else ""
         self._calls.resolve(identifier, DeadlineExceeded(f"no answer from {model!r} in time{why}"))
 
-    async def _can_be_answered(self, deadline: float, model: str) -> None:
-        """Wait until the reply queue is there.
+    async def _wait_for_reply_queue(self, deadline: float, model: str) -> None:
+        """Wait until the reply queue exists and is consumed.
 
         Raises:
-            NoBroker: the client is closed, or closes.
-            DeadlineExceeded: it is not there in time.
+            NoBroker: the client is closed, before or during the wait.
+            DeadlineExceeded: the reply queue does not exist in time.
         """
         self.check_open()
         waits = {asyncio.ensure_future(self.channel.inbox.consuming()), asyncio.ensure_future(self._closed.wait())}
@@ -146,5 +146,6 @@ class Session:
                 wait.cancel()
         self.check_open()
         if not done:
-            msg = f"no answer from {model!r} in time: not connected: {self.channel.inbox.last_error or 'connecting'}"
+            why = self.channel.inbox.last_error or "still connecting"
+            msg = f"no answer from {model!r} in time: not connected: {why}"
             raise DeadlineExceeded(msg)

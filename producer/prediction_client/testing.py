@@ -1,10 +1,10 @@
-"""Answers in memory, for the tests of those who ask: no broker, no Redis, and the responder's own service.
+"""Answers in memory, for tests of callers: the responder's own service, without a broker or Redis.
 
     async with answering(price) as client:
         assert await client.predict("price", {"pair": "ETH/EUR"}) == {"price": 2300.25}
 
-`price` is a predictor as a responder serves it: the real model, or one that the test writes. Keys, validation,
-coalescing, caching, directives and errors are the responder's; only the network is left out.
+`price` is a predictor: the real model, or one that the test writes. Keys, validation, coalescing, caching, directives
+and errors are the responder's; only the network is left out.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +21,7 @@ from prediction_responder.model.predictor import Predictor
 
 
 class _NotFromTheEnvironment(Settings):
-    """What a test says is in force, and nothing else."""
+    """Settings that ignore the environment."""
 
     @classmethod
     def settings_customise_sources(
@@ -32,10 +32,10 @@ class _NotFromTheEnvironment(Settings):
 
 @asynccontextmanager
 async def answering(*predictors: Predictor, client: dict[str, Any] | None = None) -> AsyncIterator[PredictionClient]:
-    """A client whose calls these predictors answer, in this process.
+    """A client whose calls are answered by these predictors, in this process.
 
     Args:
-        predictors: who answers; a call to any other model is UnknownModel.
+        predictors: the models; a call to any other model raises UnknownModel.
         client: options for `PredictionClient`.
     """
     broker, options = MemoryBroker(), client or {}
@@ -44,7 +44,7 @@ async def answering(*predictors: Predictor, client: dict[str, Any] | None = None
             "AMQP_URL": "amqp://in.memory/",
             "REDIS_URL": "memory://",
             "namespace": options.get("namespace", ""),
-            "grace_s": 0.1,  # a model that never answers does not hold up the end of a test
+            "grace_s": 0.1,  # a model that never answers does not delay the end of a test
         }
     )
     async with (
@@ -58,6 +58,6 @@ async def answering(*predictors: Predictor, client: dict[str, Any] | None = None
 def answering_blocking(
     *predictors: Predictor, client: dict[str, Any] | None = None
 ) -> Iterator[BlockingPredictionClient]:
-    """The same for code that blocks."""
+    """The same for blocking code."""
     with BlockingPredictionClient.of(lambda: answering(*predictors, client=client)) as one:
         yield one

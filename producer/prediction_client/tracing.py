@@ -1,4 +1,4 @@
-"""The caller's trace, on its way with the request (W3C Trace Context), where OpenTelemetry is installed."""
+"""The caller's trace, sent with the request (W3C Trace Context) if OpenTelemetry is installed."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ _NOTHING: Mapping[str, str] = {}
 
 
 def find_trace() -> Callable[[], Mapping[str, str]]:
-    """A function that says which headers carry the current trace; none where the extra `otel` is not installed."""
+    """Return a function that returns the headers of the current trace; none if the extra `otel` is not installed."""
     try:
         from opentelemetry.propagate import inject
         from opentelemetry.trace import INVALID_SPAN, get_current_span
@@ -14,7 +14,7 @@ def find_trace() -> Callable[[], Mapping[str, str]]:
         return lambda: _NOTHING
 
     def trace() -> Mapping[str, str]:
-        if get_current_span() is INVALID_SPAN:  # most callers trace nothing, and `inject` is slow in finding that out
+        if get_current_span() is INVALID_SPAN:  # most callers do not trace, and `inject` is slow to find that out
             return _NOTHING
         headers: dict[str, str] = {}
         inject(headers)

@@ -1,4 +1,4 @@
-"""A model's output as the type that the caller asks for."""
+"""Conversion of a model's output to the type that the caller asks for."""
 
 from functools import lru_cache
 from typing import Any
@@ -10,7 +10,7 @@ from prediction_client.errors import PredictionError
 
 
 def adapter_of(output: Any) -> TypeAdapter[Any] | None:
-    """What reads answers as a type: a pydantic model, any other type that pydantic knows, or a `TypeAdapter`.
+    """The adapter that reads answers as a type: a pydantic model, any type that pydantic knows, or a `TypeAdapter`.
 
     Raises:
         PydanticSchemaGenerationError: pydantic does not know the type.
@@ -19,17 +19,17 @@ def adapter_of(output: Any) -> TypeAdapter[Any] | None:
         return output
     try:
         return _adapter(output)
-    except TypeError:  # it cannot be hashed
+    except TypeError:  # the type cannot be hashed, so it cannot be cached
         return TypeAdapter(output)
 
 
-def typed(value: Any, adapter: TypeAdapter[Any] | None, output: Any) -> Any:
-    """A JSON value as what `adapter` was made of; unchanged where there is none.
+def convert(value: Any, adapter: TypeAdapter[Any] | None, output: Any) -> Any:
+    """Convert a JSON value to the adapter's type; without an adapter, return it unchanged.
 
-    Its fields are found by their names and by their aliases, and strict types are read as JSON has them.
+    Fields are read by name and by alias. Strict types are validated in pydantic's JSON mode.
 
     Raises:
-        PredictionError: with the code MALFORMED_REPLY; it does not fit.
+        PredictionError: with the code MALFORMED_REPLY; the value does not match the type.
     """
     if adapter is None:
         return value
@@ -38,7 +38,7 @@ def typed(value: Any, adapter: TypeAdapter[Any] | None, output: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "answer"
-        msg = f"the answer is no {getattr(output, '__name__', output)}: {where}: {first['msg']}"
+        msg = f"the answer does not match {getattr(output, '__name__', output)}: {where}: {first['msg']}"
         raise PredictionError(msg, code="MALFORMED_REPLY") from None
 
 

@@ -33,14 +33,13 @@ FIRST_LOAD_DELAY_S, MAX_LOAD_DELAY_S = 0.1, 1.0
 
 
 class Responder:
-    """A responder in one's own asyncio program: `async with Responder([price], Settings()): ...`.
+    """A responder inside your asyncio program: `async with Responder([price], Settings()): ...`.
 
-    It serves from the moment it is entered. Leaving drains it: nothing is lost, and it takes at most the grace
-    period.
+    It serves once it is entered. Leaving drains it: no request is lost, and it takes at most the grace period.
 
     Args:
         predictors: what to serve.
-        settings: see `responder.settings`; read from the environment by default.
+        settings: see `prediction_responder.settings`; read from the environment by default.
         transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
     """
 
@@ -83,7 +82,7 @@ class Responder:
 
     @property
     def missing(self) -> list[str]:
-        """What keeps it from answering: nothing when it is ready."""
+        """What keeps it from answering, one line for each cause; empty when it is ready."""
         why = self._why_not_loaded
         parts = [
             why.get(model.name, f"model {model.name}: not loaded") for model in self._models if not model.is_loaded
@@ -98,21 +97,21 @@ class Responder:
 
     @property
     def degraded(self) -> list[str]:
-        """What is wrong and does not keep it from answering."""
+        """What is wrong but does not keep it from answering."""
         return [] if self._cache is None or self._cache.problem is None else [f"cache: {self._cache.problem}"]
 
     @property
     def unsettled(self) -> int:
-        """Requests that were received and not settled yet."""
+        """How many requests were received and are not settled yet."""
         return self._inbox.unsettled
 
     @property
     def unconfirmed(self) -> int:
-        """Replies that are written, or wait to be, and are not confirmed yet."""
+        """How many replies are queued or written and not confirmed yet."""
         return self._outbox.unconfirmed if self._outbox is not None else 0
 
     async def ready(self) -> None:
-        """Wait until it consumes."""
+        """Wait until it consumes requests and can send replies."""
         await self._inbox.consuming()
         if self._outbox is not None:
             await self._outbox.up()
@@ -132,7 +131,7 @@ class Responder:
             await self._stack.aclose()
 
     async def drain(self) -> bool:
-        """Stop consuming and finish; True when nothing had to be handed back half-done."""
+        """Stop consuming and finish the work. False if work that had started was requeued."""
         if self._pipeline is None:
             return True
         finished = await self._pipeline.drain(self._settings.grace_s)
@@ -143,7 +142,7 @@ class Responder:
         return finished
 
     async def _start(self) -> None:
-        """In order; what is started later stops earlier."""
+        """Start all parts in order; they stop in reverse order."""
         settings, enter = self._settings, self._stack.enter_async_context
         if self._metrics is not None and settings.health_port is not None:
             with extra("serve"):
@@ -201,14 +200,14 @@ class Responder:
         self._running = asyncio.create_task(pipeline.run(self._outbox), name="pipeline")
 
     async def _load(self, model: ServedModel) -> None:
-        """What a model needs, a file or another service, may come later than we do."""
+        """Load a model, with retries: the file or the service that it needs may become available later."""
         clock = asyncio.get_running_loop().time
         give_up_at, delay_s = clock() + self._settings.load_timeout_s, FIRST_LOAD_DELAY_S
         while True:
             try:
                 await model.load()
             except ModelNotLoaded as error:
-                # Its words may hold an address with a password; they are in the log, where those are taken out.
+                # Its text may contain a URL with a password; only the log, which removes those, shows it.
                 cause = type(error.__cause__).__name__
                 self._why_not_loaded[model.name] = f"model {model.name}: not loaded: {cause}, see the log"
                 if clock() + delay_s > give_up_at:

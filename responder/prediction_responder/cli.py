@@ -25,6 +25,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Answer prediction requests from RabbitMQ. Identical requests share one model call.",
 )
 Models = Annotated[list[str], typer.Argument(metavar="MODULE:NAME...", help="predictors, e.g. examples.price:price")]

@@ -1,4 +1,4 @@
-"""Run a responder until SIGTERM or Ctrl-C, then drain it; the exit status says whether all of it was finished."""
+"""Run a responder until SIGTERM or Ctrl-C, then drain it. The exit status says whether all work was finished."""
 
 import asyncio
 import gc
@@ -26,22 +26,22 @@ LINGER_S = 0.5
 
 
 def run(predictors: list[Predictor], settings: Settings) -> int:
-    """Serve until told to stop.
+    """Serve until a signal to stop.
 
     Returns:
-        0 when everything was finished, 1 when something was handed back half-done or serving failed.
+        0 when all work was finished, 1 when work that had started was requeued or serving failed.
     """
     if sys.platform == "win32":
-        return asyncio.run(_served(predictors, settings))
+        return asyncio.run(_serve_and_leave(predictors, settings))
     import uvloop
 
-    return uvloop.run(_served(predictors, settings))
+    return uvloop.run(_serve_and_leave(predictors, settings))
 
 
-async def _served(predictors: list[Predictor], settings: Settings) -> int:
+async def _serve_and_leave(predictors: list[Predictor], settings: Settings) -> int:
     status = await _serve(predictors, settings)
-    # A thread cannot be stopped, and the interpreter would wait for a model's for ever: its own threads, and those of
-    # the loop, where `asyncio.to_thread` runs.
+    # A thread cannot be stopped, and the interpreter would wait for ever for one that a model blocks: the model's own
+    # threads, and those of the event loop, where `asyncio.to_thread` runs.
     ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
     await asyncio.wait({ending}, timeout=LINGER_S)
     if not ending.done() or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
@@ -54,7 +54,7 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     stop = asyncio.Event()
 
     def on_signal() -> None:
-        """The second one means now: whatever is unfinished goes back to the queue with the connection."""
+        """The second signal exits at once: the broker requeues unfinished requests when the connection closes."""
         if stop.is_set():
             log.warning("stopped_at_once")
             _leave(FAILED)
@@ -65,11 +65,11 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     responder = Responder(predictors, settings)
     try:
         async with AsyncExitStack() as stack:
-            if not await _entered(stack, responder, stop):
+            if not await _enter(stack, responder, stop):
                 log.info("stopped_while_starting")
                 return OK
-            # What is there now stays: the collector need not look at it again and again. Requests leave no cycles, but
-            # models may, so the young generation grows a little and the others stay as they were.
+            # The objects of the start stay, so the collector need not scan them again. Requests leave no cycles, but
+            # models may, so the threshold of the young generation is raised a little and the others stay.
             gc.collect()
             gc.freeze()
             gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
@@ -86,8 +86,8 @@ async def _serve(predictors: list[Predictor], settings: Settings) -> int:
     return OK if finished else FAILED
 
 
-async def _entered(stack: AsyncExitStack, responder: Responder, stop: asyncio.Event) -> bool:
-    """Start it; False when it was told to stop before it had started. A model may take long to load."""
+async def _enter(stack: AsyncExitStack, responder: Responder, stop: asyncio.Event) -> bool:
+    """Start the responder; False if a signal came before it had started. A model may take long to load."""
     entering = asyncio.ensure_future(stack.enter_async_context(responder))
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({entering, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +109,7 @@ def _leave(status: int) -> None:
 
 
 async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
-    """Say when it is ready, or stop being asked."""
+    """Log when it is ready, unless a signal comes first."""
     ready = asyncio.ensure_future(responder.ready())
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""A batch of requests in, answers out. It knows neither AMQP nor Redis.
+"""Answers batches of requests. It knows neither AMQP nor Redis.
 
-One look-up answers the known keys of a batch; each unknown key flies once, and its landing answers everyone
-who waits for it. A fault of a request or of the model is a reply, never an exception.
+One look-up answers the cached keys of a batch. Each other key gets one flight, whose outcome answers all requests that
+wait for it. A fault of a request or of the model is a reply, never an exception.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from functools import partial
 from prediction_responder.cache import CachedAnswers, Entry, Gap
 from prediction_responder.flight.flight import Flight, Flights
 from prediction_responder.flight.freshness import FAILURES, hit, is_better_than_an_error, is_usable, wants_refresh
-from prediction_responder.flight.leader import Leader, cooling
+from prediction_responder.flight.leader import Leader, cool_down_outcome
 from prediction_responder.flight.refresh import Refreshes
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Key, Model, Outcome, Refused, Reply, Request, failure
@@ -26,11 +26,11 @@ class Service:
     """Answers requests.
 
     Args:
-        answers: where answers are kept.
-        leader: how a flight comes to its outcome.
-        deliver: called, synchronously, with each list of replies as soon as it is known; each request gets one.
-        pending: how many distinct misses of one model may be in the air; more are 429 RESOURCE_EXHAUSTED.
-        on_refresh: called with the model and how it ended, for each refresh in the background; see `Refreshes`.
+        answers: the cached answers.
+        leader: computes the outcome of a flight.
+        deliver: called synchronously with each list of replies as soon as it is known; each request gets one reply.
+        pending: how many distinct misses of one model may be in flight; more get 429 RESOURCE_EXHAUSTED.
+        on_refresh: called with the model and how it ended, for each background refresh; see `Refreshes`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Service:
         return f"<Service {dict(self._flights)!r}>"
 
     async def handle(self, batch: Sequence[Request]) -> None:
-        """Answer what the cache knows and launch what it does not. Returns before the launched ones are answered."""
+        """Answer what is cached, and begin or join flights for the rest. Returns before those flights end."""
         replies: list[Reply] = []
         keyed: list[tuple[Request, Key]] = []
         for request in batch:
@@ -87,9 +87,9 @@ class Service:
             self._deliver(replies)
 
     def hand_back(self, *, started: bool) -> list[Request]:
-        """End the flights that have not started, or every one, and return their requests unanswered.
+        """End the flights whose model has not started, or all if `started`, and return their requests unanswered.
 
-        What nobody waits for ends first.
+        Background refreshes end first.
         """
         for model, flights in self._flights.items():
             self._refreshes.count_dropped(model, flights.drop_background())
@@ -99,32 +99,32 @@ class Service:
         return requests
 
     async def idle(self) -> None:
-        """Wait until nothing is in the air."""
+        """Wait until no flight is in progress."""
         for flights in list(self._flights.values()):
             await flights.idle()
 
     def _refresh(self, request: Request, key: Key, entry: Entry) -> None:
-        """Have an answer replaced that was good enough for a request, unless it wants nothing done for it."""
+        """Begin a refresh of an answer that a request was served, unless its directives forbid that."""
         if request.directives.only_if_cached or request.directives.no_store:
             return
         flights = self._flights[request.model]
         if self._refreshes.may_begin(request.model, key, flights):
             self._begun += 1
-            work = Work.refreshing(request, key, entry, self._begun)
-            flights.begin(key.digest, None, partial(self._fly, work, self._refreshes.fly), work)
+            work = Work.for_refresh(request, key, entry, self._begun)
+            flights.begin(key.digest, None, partial(self._run, work, self._refreshes.run), work)
 
     def _begin_or_join(
         self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
     ) -> Outcome | None:
-        """Board a request on a flight; or say why not."""
+        """Add a request to a flight, joined or new; or return an outcome instead."""
         directives = request.directives
         if directives.only_if_cached:
-            return failure(Code.CACHE_MISS, "nothing usable is cached, and the request asked for no more than that")
+            return failure(Code.CACHE_MISS, "only-if-cached, and nothing usable is cached")
         forced = False
         if isinstance(found, Entry):
             forced = is_usable(found, NO_DIRECTIVES, now_ms, request.model.stale_s)
         elif found is not None and found.cools_until_ms is not None:
-            return cooling(found.cools_until_ms - now_ms)
+            return cool_down_outcome(found.cools_until_ms - now_ms)
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
@@ -140,8 +140,8 @@ class Service:
         else:
             self._begun += 1
             work = Work.of(request, key, found, self._begun, forced=forced)
-            boarding = object() if directives.no_store else key.digest
-            flight = flights.begin(boarding, request, partial(self._fly, work, self._leader.outcome), work)
+            flight_key = object() if directives.no_store else key.digest
+            flight = flights.begin(flight_key, request, partial(self._run, work, self._leader.outcome), work)
         request.body = b""
         expire = partial(self._expire, flights, flight, request, key)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
@@ -152,13 +152,13 @@ class Service:
         work = flight.about
         if not isinstance(work, Work) or not work.serves(found, before):
             return False
-        # A flight may wait for one that had begun earlier elsewhere, unless it was told not to.
+        # Without `only_later`, the flight may take the result of a call that another replica began earlier.
         return work.only_later or not request.directives.no_cache
 
-    async def _fly(
+    async def _run(
         self, work: Work, outcome: Callable[[Work, Flight[Request]], Awaitable[Outcome]], flight: Flight[Request]
     ) -> Outcome:
-        """A flight's work, and, where it fails, a look at what those take who rather have an old answer."""
+        """Do a flight's work. If it fails, look up the old answer for waiters that accept one (`stale-if-error`)."""
         ended = await outcome(work, flight)
         if ended.code in FAILURES and any(one.directives.stale_if_error_s is not None for one in flight.waiters):
             work.kept = await self._answers.entry(work.key)
@@ -171,7 +171,7 @@ class Service:
             self._deliver([Reply(request, outcome, outcome.status)])
         else:
             work = Work.of(request, key, None, 0, forced=False)
-            flights.begin(object(), request, partial(self._fly, work, partial(_known_outcome, outcome)), work)
+            flights.begin(object(), request, partial(self._run, work, partial(_known_outcome, outcome)), work)
 
     def _finish(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
         if outcome is None:

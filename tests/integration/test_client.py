@@ -62,7 +62,7 @@ async def test_pydantic_models_go_in_and_come_out(servers: Servers, namespace: s
         inputs = [Task(number=number) for number in range(50)]
         many = await client.predict_many("oracle", inputs, output=Done)
         assert [one.square for one in many] == [number**2 for number in range(50)]
-        with pytest.raises(PredictionError, match="the answer is no Other: cube: Field required") as failed:
+        with pytest.raises(PredictionError, match="the answer does not match Other: cube: Field required") as failed:
             await client.predict("oracle", Task(number=3), output=Other)
         assert failed.value.code == "MALFORMED_REPLY"
 

@@ -116,7 +116,9 @@ async def test_a_stalled_service_shows_in_the_percentiles(
     """Frozen for 5 s of 60 at 200 a second (2 s of 12 in the short form): p99 says 3 s at least, the maximum 5 s."""
     frozen_s, seconds = (5.0, 60) if full else (2.0, 12)
     with responder_process(servers, namespace, ORACLE) as service:
-        process = await tool.start("oracle", "--rate", "200", "--for", f"{seconds}s", *TEMPLATE, "--json")
+        process = await tool.start(
+            "oracle", "--rate", "200", "--for", f"{seconds}s", "--inputs", "100", *TEMPLATE, "--json"
+        )
         try:
             await until(lambda: answered(service) >= 200 * seconds / 3, 60)
             service.signal(signal.SIGSTOP)
@@ -146,7 +148,7 @@ async def test_a_closed_loop_hides_the_stall_and_says_so(servers: Servers, names
         out, err = await process.communicate()
     facts = json.loads(out)["runs"][0]
     assert process.returncode == 0
-    assert "closed loop: who waits for an answer asks nothing meanwhile" in err.decode()
+    assert "closed loop: callers wait for answers" in err.decode()
     assert facts["latency"]["all"]["max_ms"] > 800
     assert facts["latency"]["all"]["p99_ms"] < facts["latency"]["all"]["max_ms"] / 2
 
@@ -232,7 +234,7 @@ async def test_the_same_load_without_the_cache(servers: Servers, namespace: str,
         out, _ = await process.communicate()
     table = out.decode()
     assert process.returncode == 0
-    assert "without the cache, model calls, as the replies say: 200 for" in table
+    assert "without the cache, model calls, according to the replies: 200 for" in table
     assert "(1 per input, at most 1 for one)" in table
     assert table.index("bypass") < table.index("hit")
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -265,7 +267,7 @@ async def test_ctrl_c_ends_it_with_what_there_is(pace: Pace, servers: Servers, n
     [
         (("--amqp-url", "amqp://127.0.0.1:1/", "--rate", "5", "--timeout", "2s"), "the broker cannot be reached: "),
         (("--amqp-url", "amqp://me:canary@host:port/", "--rate", "5"), "Invalid URL: port can't be converted"),
-        (("--tenant", "x" * 2000, "--closed", "2", "--requests", "4"), "tenant has 2000 bytes, 1024 at most are sent"),
+        (("--tenant", "x" * 2000, "--closed", "2", "--requests", "4"), "tenant has 2000 bytes; the limit is 1024"),
     ],
     ids=["no broker", "no URL", "no request"],
 )

@@ -71,7 +71,7 @@ async def test_a_timeout_that_never_ends_is_refused(seconds: float) -> None:
     """And one that is over has nothing sent; one of a century is good."""
     async with answering(judge) as client:
         for call in (client.predict, client.predict_many):
-            with pytest.raises(ValueError, match="a timeout is a number of seconds"):
+            with pytest.raises(ValueError, match="a timeout must be a finite number of seconds"):
                 await call("judge", [{"pair": "a"}], timeout=seconds)
         with pytest.raises(DeadlineExceeded):
             await client.predict("judge", {"pair": "a"}, timeout=0)
@@ -103,7 +103,7 @@ async def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="max_in_flight must be 1 or more"):
         PredictionClient("", max_in_flight=0)
     async with answering(judge) as client:
-        with pytest.raises(ValueError, match="errors is 'raise' or 'return', not 'ignore'"):
+        with pytest.raises(ValueError, match="errors must be 'raise' or 'return', not 'ignore'"):
             await client.predict_many("judge", [{"pair": "a"}], errors="ignore")
 
 
@@ -118,10 +118,10 @@ async def test_a_client_is_entered_once() -> None:
 
     await says_no()
     async with client:
-        with pytest.raises(RuntimeError, match="entered once"):
+        with pytest.raises(RuntimeError, match="entered only once"):
             await client.__aenter__()
     await says_no()
-    with pytest.raises(RuntimeError, match="entered once"):
+    with pytest.raises(RuntimeError, match="entered only once"):
         await client.__aenter__()
 
 

@@ -149,33 +149,36 @@ def test_inputs_are_made_up_for_a_schema() -> None:
     ("words", "said"),
     [
         ([], "--rate is missing"),
-        (["--rate", "5"], "say what is asked"),
-        (["--rate", "x"], "--rate x: requests per second"),
-        (["--rate", "5.."], "--rate 5..: requests per second"),
-        (["--rate", "nan"], "--rate nan: requests per second"),
-        (["--rate", "5", "--template", '"{key}"', "--timeout", "0s"], "--timeout 0s: longer than 0"),
-        (["--rate", "5", "--template", '"{key}"', "--png", "/nowhere/x.png"], "--png /nowhere/x.png: no folder"),
-        (["--rate", "5", "--template", '"{key}"', "--html", "x.htm"], "--html x.htm: a name that ends with .html"),
-        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:nan"], "an exponent from 0 to 20"),
-        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:-1"], "an exponent from 0 to 20"),
-        (["--closed", "60000", "--template", '"{key}"'], "--closed: 50,000 in each process at most"),
+        (["--rate", "5"], "give the inputs in exactly one way"),
+        (["--rate", "x"], "--rate x: must be requests per second"),
+        (["--rate", "5.."], "--rate 5..: must be requests per second"),
+        (["--rate", "nan"], "--rate nan: must be requests per second"),
+        (["--rate", "5", "--template", '"{key}"', "--timeout", "0s"], "--timeout 0s: must be longer than 0"),
+        (["--rate", "5", "--template", '"{key}"', "--png", "/nowhere/x.png"], "--png /nowhere/x.png: its folder"),
+        (["--rate", "5", "--template", '"{key}"', "--html", "x.htm"], "--html x.htm: the name must end with .html"),
+        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:nan"], "the exponent must be from 0 to 20"),
+        (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:-1"], "the exponent must be from 0 to 20"),
+        (["--closed", "60000", "--template", '"{key}"'], "--closed: at most 50,000 for each process"),
         (["--rate", "5", "--template", '"{key}"', "--same-answers", "--processes", "2"], "within one process"),
-        (["--rate", "0"], "--rate 0: requests per second"),
+        (["--rate", "0"], "--rate 0: must be requests per second"),
         (["--rate", "5", "--closed", "2"], "give one of them"),
-        (["--rate", "5", "--requests", "2"], "--requests and --think are for a --closed loop"),
+        (["--rate", "5", "--requests", "2"], "--requests and --think need --closed"),
         (["--rate", "5", "--for", "soon"], "--for soon: not a duration; try 50ms, 30s or 5m"),
-        (["--rate", "5", "--for", "0s"], "--for 0s: longer than 0"),
-        (["--rate", "5", "--arrivals", "random"], "--arrivals random: constant or poisson"),
+        (["--rate", "5", "--for", "0s"], "--for 0s: must be longer than 0"),
+        (["--rate", "5", "--arrivals", "random"], "--arrivals random: must be constant or poisson"),
         (["--rate", "5", "--template", "{", "--keys", "uniform"], "--template: not JSON"),
         (["--rate", "5", "--template", "{}"], "{key} is missing"),
-        (["--rate", "5", "--template", '"{key}"', "--keys", "zip"], "--keys zip: uniform, zipf:EXPONENT"),
+        (["--rate", "5", "--template", '"{key}"', "--keys", "zip"], "--keys zip: must be uniform, zipf:EXPONENT"),
         (["--rate", "5", "--template", '"{key}"', "--keys", "zipf:x"], "not a number: 'x'"),
         (["--rate", "5", "--template", '"{key}"', "--keys", "file:/nowhere"], "--keys /nowhere: "),
         (["--rate", "5", "--template", '"{key}"', "--max-p99", "1"], ""),
         (["--rate", "5", "--template", '"{key}"', "--max-p99", "fast"], "--max-p99 fast: not a duration"),
-        (["--rate", "5", "--template", '"{key}"', "--max-errors", "few"], "--max-errors few: a number or a percentage"),
+        (
+            ["--rate", "5", "--template", '"{key}"', "--max-errors", "few"],
+            "--max-errors few: must be a number or a percentage",
+        ),
         (["--rate", "5", "--payloads", "/nowhere"], "--payloads /nowhere: "),
-        (["--rate", "5", "--template", '"{key}"', "--expected", "x"], "--expected has the results of --payloads"),
+        (["--rate", "5", "--template", '"{key}"', "--expected", "x"], "--expected needs --payloads"),
         (
             ["--rate", "5", "--schema", "nowhere:Model"],
             "--schema nowhere:Model: ModuleNotFoundError: No module",
@@ -207,11 +210,14 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     file.write_text("[" * 100_000)
     assert f"--payloads {file}, line 1: not JSON" in CliRunner().invoke(cli, words).output
     file.write_text("1\n2\n")
-    assert "--keys distinct: 2 inputs for 50 requests" in CliRunner().invoke(cli, [*words, "--keys", "distinct"]).output
+    assert (
+        "--keys distinct: 2 inputs are too few for 50 requests"
+        in CliRunner().invoke(cli, [*words, "--keys", "distinct"]).output
+    )
     results = tmp_path / "results.jsonl"
     results.write_text("1\n")
     done = CliRunner().invoke(cli, [*words, "--expected", str(results)])
-    assert "1 results are expected for 2 inputs" in done.output
+    assert "there are 1 results for 2 inputs" in done.output
 
 
 def test_only_a_correct_reply_counts() -> None:
@@ -287,7 +293,7 @@ def test_the_seconds_of_a_run_are_those_that_it_took() -> None:
     run = Run(plan(ClosedLoop(2, duration_s=8, requests=100)))
     run.add(0, Shipment({"hit": answers(0.5)}, {"UNKNOWN_MODEL": answers(0.5, due_s=1.5)}, now_s=2.1))
     assert run.summary()["seconds"] == 2.0
-    assert Thresholds(errors=5).broken_by(run) == ["only 2 of 100 requests were made: the inputs ended"]
+    assert Thresholds(errors=5).broken_by(run) == ["only 2 of 100 requests were sent: there were no more inputs"]
 
 
 def test_different_answers_to_one_input_can_be_wrong() -> None:
@@ -334,10 +340,10 @@ def test_a_timeline_has_a_bounded_number_of_cells(calls: list[tuple[float, float
     ("limits", "failures", "broken"),
     [
         ({}, {}, []),
-        ({}, {"UNAVAILABLE": 1}, ["1 errors, 0 are allowed (--max-errors): UNAVAILABLE 1"]),
+        ({}, {"UNAVAILABLE": 1}, ["1 errors, at most 0 allowed (--max-errors): UNAVAILABLE 1"]),
         ({"max_errors": "1"}, {"UNAVAILABLE": 1}, []),
         ({"max_errors": "1%"}, {"UNAVAILABLE": 1}, []),
-        ({"max_errors": "1%"}, {"UNAVAILABLE": 3}, ["3 errors, 1 are allowed (--max-errors): UNAVAILABLE 3"]),
+        ({"max_errors": "1%"}, {"UNAVAILABLE": 3}, ["3 errors, at most 1 allowed (--max-errors): UNAVAILABLE 3"]),
         ({"max_errors": "100%"}, {"WRONG_REPLY": 1}, ["1 replies were wrong"]),
         ({"max_errors": "100%"}, {"NO_REPLY": 2}, ["2 replies never came"]),
         ({"p99": "100ms"}, {}, []),

@@ -13,7 +13,8 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Ask models for predictions over RabbitMQ.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Request predictions from models over RabbitMQ.",
 )
 cli.command()(ask)
 cli.command()(load)

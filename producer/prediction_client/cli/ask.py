@@ -1,4 +1,4 @@
-"""`producer ask`: one question, one answer."""
+"""`producer ask`: one request, one answer."""
 
 import asyncio
 import json
@@ -20,15 +20,16 @@ from prediction_client.cli.options import (
     UserId,
 )
 from prediction_client.client import PredictionClient
-from prediction_client.errors import PredictionError
+from prediction_client.errors import NoBroker, PredictionError
 from prediction_client.prediction import Prediction
+from prediction_schemas import parse_cache_control
 
 OK, FAILED, USAGE = 0, 1, 2
 
 
 def ask(
     model: Annotated[str, typer.Argument(help="the model's name")],
-    features: Annotated[str, typer.Argument(metavar="JSON", help='its input, e.g. \'{"pair": "ETH/EUR"}\'')],
+    features: Annotated[str, typer.Argument(metavar="JSON", help='the input, e.g. \'{"pair": "ETH/EUR"}\'')],
     timeout: Annotated[float, typer.Option(min=0.001, help="seconds to wait")] = 30.0,
     cache_control: CacheControl = None,
     tenant: Tenant = None,
@@ -38,16 +39,20 @@ def ask(
     reply_exchange: ReplyExchange = "",
     reply_prefix: ReplyPrefix = "replies.",
     user_id: UserId = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the result and where it came from, as JSON")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="print the result and its source as JSON")] = False,  # noqa: FBT002
 ) -> None:
-    """Ask one question and print the answer; exit status 1 if there is none."""
+    """Send one request and print the answer; the exit status is 1 if there is none."""
     try:
         value = json.loads(features)
     except ValueError as error:
-        typer.echo(f"JSON: not a JSON value: {error}", err=True)
+        typer.echo(f"JSON: not a valid JSON value: {error}", err=True)
         raise typer.Exit(USAGE) from None
 
-    for noisy in ("amqp_lane", "aiormq"):  # connection problems are reported below
+    if cache_control is not None and parse_cache_control(cache_control.encode()).malformed:
+        typer.echo(f"--cache-control: cannot read {cache_control!r}; write e.g. max-age=5, no-cache", err=True)
+        raise typer.Exit(USAGE)
+
+    for noisy in ("amqp_lane", "aiormq"):  # connection errors are printed below
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     async def call() -> Prediction:
@@ -74,7 +79,7 @@ def ask(
         typer.echo(json.dumps(facts))
         return
     typer.echo(json.dumps(prediction.value))
-    source = f"{prediction.cache_status.kind}, model {prediction.model} {prediction.model_version}"
+    source = f"{prediction.cache_status.kind}, model {prediction.model}, version {prediction.model_version}"
     typer.echo(f"{source}, {prediction.duration_ms} ms", err=True)
 
 
@@ -83,4 +88,5 @@ def _show_error(error: PredictionError, *, as_json: bool) -> None:
         facts: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
         typer.echo(json.dumps({"error": facts | {"details": error.details}}))
         return
-    typer.echo(f"{error.code}: {error.message}", err=True)
+    hint = "; AMQP_URL or --amqp-url names the broker" if error.code == NoBroker.code else ""
+    typer.echo(f"{error.code}: {error.message}{hint}", err=True)

@@ -1,4 +1,4 @@
-"""`producer load`: the command line of the load tool; nothing else."""
+"""`producer load`: the command line of the load tool."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from prediction_client.cli.options import (
-    HOW,
     LOCAL,
+    REQUESTS,
     AmqpUrl,
     CacheControl,
     Exchange,
@@ -26,7 +26,7 @@ from prediction_client.cli.options import (
     UserId,
 )
 
-if TYPE_CHECKING:  # what they need comes with the extra `load`, and takes its time to import
+if TYPE_CHECKING:  # they need the extra `load`, and are slow to import
     from prediction_client.load import Plan, Run
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -37,34 +37,44 @@ def _option(group: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=group, **more)
 
 
-WHEN, WHAT, JUDGED = "When", "What is asked", "What comes out"
-Rate = Annotated[str | None, _option(WHEN, "requests per second on a schedule: 2000, or a ramp: 100..2000")]
-Spacing = Annotated[str, _option(WHEN, "constant, or poisson: as by people who know nothing of each other")]
-Closed = Annotated[int | None, _option(WHEN, "instead of --rate: N who each wait for the answer", min=1, metavar="N")]
-Think = Annotated[str, _option(WHEN, "with --closed: the pause before the next request")]
-Requests = Annotated[int | None, _option(WHEN, "with --closed: so many in all, instead of --for", min=1)]
-For = Annotated[str | None, _option(WHEN, "how long: 30s, 5m \\[default: 10s]", "--for", show_default=False)]
-WarmUp = Annotated[str, _option(WHEN, "how long before that; not counted")]
-Keys = Annotated[str, _option(WHAT, "how often which input: uniform, zipf:1.1, distinct, in-turn, file:PATH")]
-Count = Annotated[int, _option(WHAT, "how many inputs a template or a schema makes", "--inputs", min=1, max=10_000_000)]
-Payloads = Annotated[Path | None, _option(WHAT, "inputs: a file of JSON Lines")]
-TemplateText = Annotated[
-    str | None, _option(WHAT, "inputs: JSON with {key} for the number", "--template", metavar="JSON")
+SCHEDULE, INPUTS, RESULTS = "Schedule", "Inputs", "Results"
+Rate = Annotated[str | None, _option(SCHEDULE, "requests per second: 2000, or a ramp: 100..2000")]
+Spacing = Annotated[str, _option(SCHEDULE, "spacing of the requests: constant, or poisson for independent callers")]
+Closed = Annotated[
+    int | None,
+    _option(SCHEDULE, "instead of --rate: N callers, each of which waits for its answer", min=1, metavar="N"),
 ]
-Schema = Annotated[str | None, _option(WHAT, "inputs: made up for a pydantic model", metavar="MODULE:MODEL")]
-Expected = Annotated[Path | None, _option(WHAT, "the right results of --payloads, as JSON Lines; any other is wrong")]
-Same = Annotated[bool, _option(WHAT, "different answers to one input are wrong", "--same-answers")]
-Timeout = Annotated[str, _option(HOW, "how long a request may take")]
-Processes = Annotated[int, _option(HOW, "how many make the load together", min=1, max=64)]
-Seed = Annotated[int | None, _option(HOW, "makes the same load again \\[default: random]", show_default=False)]
-Compare = Annotated[bool, _option(JUDGED, "the same load without the cache first", "--compare")]
-MaxErrors = Annotated[str, _option(JUDGED, "typed errors allowed: 0, 10 or 0.5%")]
-MaxP50 = Annotated[str | None, _option(JUDGED, "exit status 1 if the median is above, e.g. 5ms")]
-MaxP95 = Annotated[str | None, _option(JUDGED, "the same for the 95th percentile")]
-MaxP99 = Annotated[str | None, _option(JUDGED, "the same for the 99th percentile")]
-AsJson = Annotated[bool, _option(JUDGED, "print JSON instead of the table", "--json")]
-Png = Annotated[Path | None, _option(JUDGED, "write a picture")]
-Html = Annotated[Path | None, _option(JUDGED, "write a report for a browser, one file")]
+Think = Annotated[str, _option(SCHEDULE, "with --closed: pause of a caller before its next request")]
+Requests = Annotated[int | None, _option(SCHEDULE, "with --closed: total number of requests, instead of --for", min=1)]
+For = Annotated[str | None, _option(SCHEDULE, "duration, e.g. 30s or 5m \\[default: 10s]", "--for", show_default=False)]
+WarmUp = Annotated[str, _option(SCHEDULE, "duration of the warm-up before that; not counted")]
+Keys = Annotated[str, _option(INPUTS, "choice of the next input: uniform, zipf:1.1, distinct, in-turn, file:PATH")]
+Count = Annotated[
+    int, _option(INPUTS, "number of inputs from --template or --schema", "--inputs", min=1, max=10_000_000)
+]
+Payloads = Annotated[Path | None, _option(INPUTS, "file of inputs, as JSON Lines")]
+TemplateText = Annotated[
+    str | None,
+    _option(INPUTS, "make inputs from JSON text in which {key} stands for a number", "--template", metavar="JSON"),
+]
+Schema = Annotated[str | None, _option(INPUTS, "generate inputs for a pydantic model", metavar="MODULE:MODEL")]
+Expected = Annotated[
+    Path | None, _option(INPUTS, "expected results of --payloads, as JSON Lines; any other result is wrong")
+]
+Same = Annotated[bool, _option(INPUTS, "count different answers to the same input as wrong", "--same-answers")]
+Timeout = Annotated[str, _option(REQUESTS, "timeout of each request")]
+Processes = Annotated[int, _option(REQUESTS, "number of processes that send requests", min=1, max=64)]
+Seed = Annotated[
+    int | None, _option(REQUESTS, "the same seed repeats the same load \\[default: random]", show_default=False)
+]
+Compare = Annotated[bool, _option(RESULTS, "run the same load without the cache first", "--compare")]
+MaxErrors = Annotated[str, _option(RESULTS, "allowed errors, apart from wrong and missing replies: 0, 10 or 0.5%")]
+MaxP50 = Annotated[str | None, _option(RESULTS, "exit status 1 if the median latency is higher, e.g. 5ms")]
+MaxP95 = Annotated[str | None, _option(RESULTS, "exit status 1 if the 95th percentile is higher")]
+MaxP99 = Annotated[str | None, _option(RESULTS, "exit status 1 if the 99th percentile is higher")]
+AsJson = Annotated[bool, _option(RESULTS, "print JSON instead of the table", "--json")]
+Png = Annotated[Path | None, _option(RESULTS, "write a picture to this file")]
+Html = Annotated[Path | None, _option(RESULTS, "write a report for a browser to this file")]
 
 
 def load(
@@ -103,9 +113,9 @@ def load(
     png: Png = None,
     html: Html = None,
 ) -> None:
-    """Ask a model at a rate, and measure what a user would see.
+    """Send requests to a model at a given rate, and measure the latency that callers see.
 
-    Exit status 1: a reply was wrong or never came, or a threshold is broken. 130: Ctrl-C, with what there was by then.
+    Exit status 1: a reply was wrong or missing, or a limit was exceeded. 130: Ctrl-C; shows the results so far.
 
     producer load price --rate 2000 --keys zipf:1.1 --for 30s --template '{"pair": "P{key}/EUR"}'
     """
@@ -115,7 +125,7 @@ def load(
         from prediction_client.load.live import progress
         from prediction_client.load.report import Thresholds
     except ImportError as error:
-        _end(USAGE, f"{error.name} is missing: the load tool needs pip install 'prediction-responder[load]'")
+        _end(USAGE, f"{error.name} is not installed; it comes with: pip install 'prediction-responder[load]'")
     seed = secrets.randbelow(2**32) if seed is None else seed
     try:
         plan = Plan(
@@ -130,8 +140,8 @@ def load(
             processes=processes,
             seed=seed,
         )
-        _can_be_written("--png", png)
-        _can_be_written("--html", html)
+        _check_writable("--png", png)
+        _check_writable("--html", html)
         thresholds = Thresholds.parse(max_errors, p50=max_p50, p95=max_p95, p99=max_p99)
     except ValueError as error:
         _end(USAGE, str(error))
@@ -150,7 +160,7 @@ def load(
                 _end(*((FAILED, str(error)) if isinstance(error, LoadFailed) else (INTERRUPTED, "")))
             broken.append(f"{name}: {error or 'interrupted'}")
             break
-        # What is only there to be compared with may be refused as much as it likes.
+        # The run without the cache is only a comparison: it may have any number of typed errors.
         limits = thresholds if one is plan else Thresholds(errors=math.inf)
         broken += [f"{name}: {text}" if name else text for text in limits.broken_by(runs[-1])]
         if runs[-1].is_interrupted:
@@ -176,7 +186,7 @@ def _show(runs: "Sequence[Run]", broken: Sequence[str], console: Console, *, as_
     for note in dict.fromkeys(text for run in runs for text in report.warnings(run)):
         _say(console, f"[yellow]note[/yellow] {escape(note)}")
     for text in broken:
-        _say(console, f"[red]broken[/red] {escape(text)}")
+        _say(console, f"[red]failed[/red] {escape(text)}")
 
 
 def _say(console: Console, markup: str) -> None:
@@ -202,13 +212,13 @@ def _write(runs: "Sequence[Run]", broken: Sequence[str], console: Console, png: 
             _say(console, escape(f"{what}: {path}"))
 
 
-def _can_be_written(option: str, path: Path | None) -> None:
-    """Seen before the run, and not after it."""
+def _check_writable(option: str, path: Path | None) -> None:
+    """Check before the run that a file can be written after it. Raises ValueError if not."""
     suffix = f".{option.removeprefix('--')}"
     if path is not None and path.suffix != suffix:
-        raise ValueError(f"{option} {path}: a name that ends with {suffix}")
+        raise ValueError(f"{option} {path}: the name must end with {suffix}")
     if path is not None and not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{option} {path}: no folder that can be written to")
+        raise ValueError(f"{option} {path}: its folder does not exist, or cannot be written to")
 
 
 def _about(plan: "Plan") -> str:

@@ -1,4 +1,4 @@
-"""The load tool: requests on a schedule, and what became of each.
+"""The load tool: sends requests on a schedule, and measures their outcomes.
 
 It needs the extra `load`: `pip install 'prediction-responder[load]'`.
 """

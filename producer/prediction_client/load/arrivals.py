@@ -1,8 +1,8 @@
-"""When requests begin.
+"""The schedule of requests.
 
-In an open loop they begin on a schedule, whatever became of those before: users do not wait for each other. In a closed
-loop the next one begins when one ends, so a service that stalls is asked less, and its worst moments hardly count
-(coordinated omission). Latency is measured from the moment when a request was to begin.
+In an open loop requests begin on a schedule, independently of earlier ones: users do not wait for each other. In a
+closed loop a request begins when an earlier one ends, so a stalled service gets fewer requests, and its slowest moments
+hardly count (coordinated omission). Latency is measured from the scheduled start of a request.
 """
 
 import itertools
@@ -19,10 +19,10 @@ class OpenLoop:
 
     Args:
         rate: requests per second, of all processes together.
-        duration_s: how long.
-        last_rate: a linear ramp ends with this rate; the same rate all the time by default.
-        spacing: `constant`, or `poisson` for requesters that know nothing of each other.
-        warm_up_s: how long requests are made at `rate` before time 0; they are not counted.
+        duration_s: the duration, without the warm-up.
+        last_rate: the rate at the end of a linear ramp; by default the rate is constant.
+        spacing: `constant`, or `poisson` for independent callers.
+        warm_up_s: how long requests are sent at `rate` before time 0; they are not counted.
     """
 
     rate: float
@@ -38,19 +38,19 @@ class OpenLoop:
 
     @property
     def planned(self) -> float:
-        """The same, with those of the warm-up."""
+        """The same, with the warm-up included."""
         return self.total + self.rate * self.warm_up_s
 
     @property
     def highest_rate(self) -> float:
-        """Of all moments."""
+        """The highest rate at any moment."""
         return max(self.rate, self.last_rate or 0.0)
 
     def times(self, process: int, processes: int, random: Random) -> Iterator[float]:
-        """When one of several processes begins its requests, in seconds; negative while it warms up.
+        """When one of several processes begins its requests, in seconds; negative during the warm-up.
 
-        A schedule of one request per unit of time is stretched by the rate. Every so many-th request of a constant one
-        is this process's; Poisson processes add up to one whose rate is the sum.
+        A schedule of one request per unit of time is scaled by the rate. Of n processes, each takes every n-th request
+        of a constant schedule; Poisson processes add up to one Poisson process whose rate is the sum.
         """
         warming = self.rate * self.warm_up_s
         units: Iterator[float]
@@ -67,7 +67,7 @@ class OpenLoop:
                 return
 
     def _when(self, unit: float) -> float:
-        """When so many requests have begun: rate·t + growth·t²/2 = unit."""
+        """The time t at which `unit` requests have begun: rate·t + growth·t²/2 = unit."""
         growth = 0.0 if self.last_rate is None else (self.last_rate - self.rate) / self.duration_s
         if growth == 0:
             return unit / self.rate
@@ -76,14 +76,14 @@ class OpenLoop:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """So many requesters, each of which asks again when it has been answered.
+    """A fixed number of callers, each of which sends its next request after the answer to the one before.
 
     Args:
-        in_flight: how many, in all processes together.
-        duration_s: how long; None for as long as it takes.
-        requests: how many in all; None for as many as there is time for.
-        think_s: how long a requester pauses before it asks again.
-        warm_up_s: as `OpenLoop`.
+        in_flight: the number of callers, in all processes together.
+        duration_s: the duration; None to run until all `requests` have ended.
+        requests: the total number of requests; None for no limit.
+        think_s: how long a caller pauses before its next request.
+        warm_up_s: as in `OpenLoop`.
     """
 
     in_flight: int
@@ -98,7 +98,7 @@ class ClosedLoop:
         return self.requests or 0
 
     def share(self, number: int | None, process: int, processes: int) -> int | None:
-        """What one of several processes has of a number."""
+        """One process's share of a total number."""
         return None if number is None else number // processes + (process < number % processes)
 
 

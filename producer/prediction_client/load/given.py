@@ -1,4 +1,4 @@
-"""From the words of a command line to a plan. What cannot be one is a ValueError that says what to change."""
+"""Conversion of command-line options to a plan. An invalid option is a ValueError that says what to change."""
 
 import math
 import re
@@ -14,18 +14,19 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *(us|ms|s|m|h)?")
 
 
 def seconds_of(option: str, text: str, *, or_none: bool = True) -> float:
-    """Of a duration, e.g. `50ms`, `30s`, `5m` or `2`.
+    """The seconds of a duration, e.g. `50ms`, `30s`, `5m` or `2`.
 
     Args:
-        option: which one it was given for.
-        or_none: whether 0 is good.
+        option: the option's name, for the error message.
+        text: the duration.
+        or_none: whether 0 is allowed.
     """
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{option} {text}: not a duration; try 50ms, 30s or 5m")
     seconds = float(found[1]) * UNITS_S[found[2] or "s"]
     if not seconds and not or_none:
-        raise ValueError(f"{option} {text}: longer than 0")
+        raise ValueError(f"{option} {text}: must be longer than 0")
     return seconds
 
 
@@ -38,19 +39,19 @@ def arrivals_of(
     duration: str | None,
     warm_up: str,
 ) -> Arrivals:
-    """When requests begin."""
+    """The schedule of requests."""
     duration_s = None if duration is None else seconds_of("--for", duration, or_none=False)
     warm_up_s = seconds_of("--warm-up", warm_up)
     if closed is not None:
         if rate is not None:
-            raise ValueError("--rate is a schedule, and in a --closed loop there is none: give one of them")
+            raise ValueError("--rate and --closed cannot be combined: give one of them")
         if requests is None and duration_s is None:
             duration_s = DEFAULT_S
         return ClosedLoop(closed, duration_s, requests, seconds_of("--think", think), warm_up_s)
     if rate is None:
         raise ValueError("--rate is missing, e.g. --rate 200 (or --closed 10 for a closed loop)")
     if requests is not None or seconds_of("--think", think):
-        raise ValueError("--requests and --think are for a --closed loop; a schedule ends with --for")
+        raise ValueError("--requests and --think need --closed; with --rate, use --for")
     first, last = _rates(rate)
     return OpenLoop(first, duration_s or DEFAULT_S, last, _spacing(spacing), warm_up_s)
 
@@ -62,7 +63,7 @@ def _rates(text: str) -> tuple[float, float | None]:
     except ValueError:
         rates = []
     if not rates or not all(0 <= one < math.inf for one in rates) or max(rates) == 0:
-        raise ValueError(f"--rate {text}: requests per second, e.g. 2000, or a ramp, e.g. 100..2000")
+        raise ValueError(f"--rate {text}: must be requests per second, e.g. 2000, or a ramp, e.g. 100..2000")
     return rates[0], rates[1] if is_ramp else None
 
 
@@ -71,7 +72,7 @@ def _spacing(text: str) -> Literal["constant", "poisson"]:
         case "constant" | "poisson":
             return text
         case _:
-            raise ValueError(f"--arrivals {text}: constant or poisson")
+            raise ValueError(f"--arrivals {text}: must be constant or poisson")
 
 
 def inputs_of(
@@ -83,14 +84,14 @@ def inputs_of(
     expected: Path | None,
     seed: int,
 ) -> Inputs:
-    """What is asked."""
+    """The inputs to send."""
     if sum(one is not None for one in (payloads, template, schema)) != 1:
         raise ValueError(
-            """say what is asked, in one way: --template '{"pair": "P{key}/EUR"}', --payloads FILE.jsonl, or """
+            """give the inputs in exactly one way: --template '{"pair": "P{key}/EUR"}', --payloads FILE.jsonl, or """
             "--schema my_models:Features"
         )
     if expected is not None and payloads is None:
-        raise ValueError("--expected has the results of --payloads, line by line; there are none")
+        raise ValueError("--expected needs --payloads: it has one result for each of their lines")
     popularity = Popularity.parse(keys)
     if payloads is not None:
         results = [] if expected is None else read_json_lines(expected, "--expected")

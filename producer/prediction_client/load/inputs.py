@@ -1,4 +1,4 @@
-"""What is asked: inputs by number, and which number is next."""
+"""The inputs by number, and the choice of the next one."""
 
 import importlib
 import itertools
@@ -19,19 +19,19 @@ from prediction_client.request import encode_input
 KEY = "{key}"
 AT_ONCE = 4096  # numbers drawn at a time
 MAX_EXPONENT = 20
-BASE = 2**40  # distinct inputs of two runs are not the same ones
+BASE = 2**40  # distinct inputs begin at a random number above it, so that two runs share none
 
 
 class InputsUnusable(ValueError):
-    """No inputs can be made of what was given; the message says what to change."""
+    """The options give no usable inputs; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Popularity:
-    """How often which input is asked for: `uniform`, `zipf` with an exponent, `distinct`, `in-turn` or `file`.
+    """How often each input is sent: `uniform`, `zipf` with an exponent, `distinct`, `in-turn` or `file`.
 
     Args:
-        trace: for `file`: the inputs' numbers in the order in which they are asked for; then from the start again.
+        trace: for `file`: the inputs' numbers in the order in which they are sent; it repeats from the start.
     """
 
     name: str = "uniform"
@@ -48,7 +48,7 @@ class Popularity:
             except ValueError:
                 raise InputsUnusable(f"--keys {text}: not a number: {rest!r}") from None
             if not 0 <= exponent <= MAX_EXPONENT:
-                raise InputsUnusable(f"--keys {text}: an exponent from 0 to {MAX_EXPONENT}, e.g. 1.1")
+                raise InputsUnusable(f"--keys {text}: the exponent must be from 0 to {MAX_EXPONENT}, e.g. 1.1")
             return cls(name, exponent)
         if name == "file":
             lines = [line.strip() for line in _lines(Path(rest), "--keys").values()]
@@ -56,7 +56,7 @@ class Popularity:
             return cls(name, trace=tuple(numbers[line] for line in lines))
         if name in ("uniform", "distinct", "in-turn") and not rest:
             return cls(name)
-        raise InputsUnusable(f"--keys {text}: uniform, zipf:EXPONENT, distinct, in-turn or file:PATH")
+        raise InputsUnusable(f"--keys {text}: must be uniform, zipf:EXPONENT, distinct, in-turn or file:PATH")
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Inputs:
     """Inputs by number.
 
     Args:
-        bodies: their JSON texts; empty where a template makes them.
+        bodies: the JSON texts of the inputs; empty if a template makes them.
         template: a JSON text in which `{key}` stands for the number.
-        count: how many inputs there are.
-        popularity: how often which is asked for.
-        results: what the model is to answer, as JSON values in the order of `bodies`; any other answer is wrong.
-        same: for each of the bodies the number of the first one that is equal to it.
+        count: the number of inputs.
+        popularity: how often each input is sent.
+        results: the expected results, as JSON values in the order of `bodies`; any other result is wrong.
+        same: for each body, the number of the first body that is equal to it.
     """
 
     bodies: Sequence[bytes] = ()
@@ -81,44 +81,48 @@ class Inputs:
 
     @classmethod
     def listed(cls, inputs: Iterable[Any], popularity: Popularity, results: Sequence[Any] = ()) -> "Inputs":
-        """Models or JSON values.
+        """Inputs from pydantic models or JSON values.
 
         Raises:
-            InputsUnusable: there are none, or not as many results.
+            InputsUnusable: there are no inputs, or the number of results differs.
         """
         bodies: list[bytes] = []
         try:
             for one in inputs:
-                bodies.append(encode_input(one))  # noqa: PERF401 - the error says which one it was
+                bodies.append(encode_input(one))  # noqa: PERF401 - the error message needs the number of the input
         except PredictionError as error:
             raise InputsUnusable(f"input {len(bodies) + 1}: {error.message}") from None
         if not bodies:
             raise InputsUnusable("there are no inputs")
         if results and len(results) != len(bodies):
-            raise InputsUnusable(f"{len(results)} results are expected for {len(bodies)} inputs: give one for each")
+            raise InputsUnusable(
+                f"there are {len(results)} results for {len(bodies)} inputs: give one result for each input"
+            )
         if max(popularity.trace, default=0) >= len(bodies):
-            raise InputsUnusable(f"--keys names {max(popularity.trace) + 1} inputs, and there are {len(bodies)}")
+            raise InputsUnusable(f"--keys names {max(popularity.trace) + 1} inputs, but there are only {len(bodies)}")
         first: dict[bytes, int] = {}
         same = tuple(first.setdefault(body, number) for number, body in enumerate(bodies))
         return cls(tuple(bodies), "", len(bodies), popularity, tuple(results), same)
 
     @classmethod
     def of_template(cls, template: str, count: int, popularity: Popularity) -> "Inputs":
-        """Raises InputsUnusable: it is no JSON text, or has no place for the key."""
+        """Raises InputsUnusable: the template is not JSON, or does not contain the key."""
         try:
             json.loads(template.replace(KEY, "0"))
         except ValueError as error:
-            raise InputsUnusable(f"--template: not JSON with 0 for {KEY}: {error}") from None
+            raise InputsUnusable(f"--template: not JSON when {KEY} is replaced by 0: {error}") from None
         if KEY not in template and (count > 1 or popularity.name == "distinct"):
-            raise InputsUnusable(f"--template: {KEY} is missing, so all inputs would be the same (--inputs 1 says so)")
+            raise InputsUnusable(
+                f"--template: {KEY} is missing, so all inputs would be the same (to want that, add --inputs 1)"
+            )
         return cls((), template, max(count, max(popularity.trace, default=0) + 1), popularity)
 
     @classmethod
     def of_schema(cls, name: str, count: int, popularity: Popularity, seed: int) -> "Inputs":
-        """Made up, so that a pydantic model accepts them: `module:Model`.
+        """Inputs that are generated for a pydantic model, given as `module:Model`.
 
         Raises:
-            InputsUnusable: there is no such model, or no input can be made for it.
+            InputsUnusable: there is no such model, or no input can be generated for it.
         """
         try:
             from polyfactory.exceptions import FactoryException
@@ -129,28 +133,28 @@ class Inputs:
         sys.path.insert(0, "")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # noqa: BLE001 - whatever that module does
+        except Exception as error:  # noqa: BLE001 - the user's module may raise anything
             raise InputsUnusable(f"--schema {name}: {type(error).__name__}: {error}; give module:Model") from None
         finally:
             sys.path.remove("")
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
             raise InputsUnusable(f"--schema {name}: not a pydantic model")
-        made_up = ModelFactory.create_factory(found)
-        made_up.seed_random(seed)
+        factory = ModelFactory.create_factory(found)
+        factory.seed_random(seed)
         count = max(count, max(popularity.trace, default=0) + 1)
         try:
-            return cls.listed((made_up.build() for _ in range(count)), popularity)
+            return cls.listed((factory.build() for _ in range(count)), popularity)
         except (FactoryException, ValueError) as error:
-            raise InputsUnusable(f"--schema {name}: no input can be made up for it: {error}") from None
+            raise InputsUnusable(f"--schema {name}: cannot generate an input for it: {error}") from None
 
     def body(self, key: int) -> bytes:
         """The JSON text of an input."""
         return self.bodies[key] if self.bodies else self.template.replace(KEY, str(key)).encode()
 
     def keys(self, process: int, processes: int, random: Random) -> Iterator[int]:
-        """The numbers that one of several processes asks for, without end; equal inputs have one number.
+        """The numbers of the inputs that one of several processes sends; equal inputs have the same number.
 
-        Distinct ones end where there are no more inputs.
+        They are endless, except for `distinct` with a list of inputs: then they end with the list.
         """
         keys = self._keys(process, processes, random)
         return map(self.same.__getitem__, keys) if self.same else keys
@@ -178,7 +182,7 @@ def read_json_lines(path: Path, option: str) -> list[Any]:
     """One JSON value per line.
 
     Raises:
-        InputsUnusable: it cannot be read; the line is named.
+        InputsUnusable: the file cannot be read, or a line is not JSON; the message names the line.
     """
     values = []
     for number, line in _lines(path, option).items():
@@ -190,14 +194,14 @@ def read_json_lines(path: Path, option: str) -> list[Any]:
 
 
 def _lines(path: Path, option: str) -> dict[int, str]:
-    """By number, those that are empty left out. JSON has characters inside of strings that end a line elsewhere."""
+    """The non-empty lines by number. Only a line feed ends a line: JSON strings may hold other separators."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputsUnusable(f"{option} {path}: {error}") from None
     lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
-        raise InputsUnusable(f"{option} {path}: it is empty")
+        raise InputsUnusable(f"{option} {path}: the file is empty")
     return lines
 
 

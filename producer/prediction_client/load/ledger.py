@@ -1,4 +1,4 @@
-"""Which requests are under way, and how the others ended."""
+"""The requests in flight of one process, and the outcomes of the others."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,17 +7,17 @@ from prediction_client.errors import PredictionError
 from prediction_client.load.shipment import Calls, Shipment
 from prediction_client.prediction import Prediction
 
-LATE_S = 0.5  # the responder says that it is too late when the time is over; that reply still has to come
-ASKED_NOBODY = frozenset({"hit", "stale", "collapsed", "none"})  # cache statuses
+LATE_S = 0.5  # the responder replies DEADLINE_EXCEEDED at the deadline; that reply needs time to arrive
+NO_MODEL_CALL = frozenset({"hit", "stale", "collapsed", "none"})  # cache statuses
 WRONG, MISSING, NOT_SENT, NO_BROKER = "WRONG_REPLY", "NO_REPLY", "NOT_SENT", "NO_BROKER"
 
 
 class Ledger:
-    """The requests of one process. Those of the warm-up are due before 0, and are not counted.
+    """The requests of one process. Requests of the warm-up are due before time 0, and are not counted.
 
     Args:
-        timeout_s: when a request has waited too long.
-        results: what is right, by the input's number; empty where nobody knows.
+        timeout_s: the timeout of a request.
+        results: the expected results by input number; empty if they are not known.
         same_answers: whether different answers to one input are wrong.
         on_end: called with the identifier of each request that ends.
     """
@@ -35,7 +35,7 @@ class Ledger:
         self._same_answers = same_answers
         self._on_end = on_end
         self._seen: dict[int, Any] = {}
-        self._waiting: dict[bytes, tuple[float, int]] = {}  # in the order in which their time ends
+        self._waiting: dict[bytes, tuple[float, int]] = {}  # in the order of their deadlines
         self._shipment = Shipment()
 
     def __len__(self) -> int:
@@ -45,19 +45,19 @@ class Ledger:
         return identifier in self._waiting
 
     def begin(self, identifier: bytes, due: float, now: float, key: int) -> None:
-        """A request is sent now that was due before, or now."""
+        """Register a request that is sent now and was due now or earlier."""
         self._waiting[identifier] = due, key
         if due >= 0:
             self._shipment.sent += 1
             self._shipment.behind_s.append(now - due)
 
     def end(self, identifier: bytes, outcome: Prediction | PredictionError | str, now: float) -> None:
-        """A request has ended; with the code of an error, if nobody says anything else."""
+        """Record the outcome of a request; a string is an error code."""
         due, key = self._waiting.pop(identifier)
         if isinstance(outcome, Prediction):
             if not self._is_right(key, outcome.value):
                 self.fail(WRONG, due, now, key)
-                if due >= 0 and outcome.cache_status.kind not in ASKED_NOBODY:
+                if due >= 0 and outcome.cache_status.kind not in NO_MODEL_CALL:
                     self._shipment.asked_model.append(key)
             elif due >= 0:
                 _note(self._shipment.answers, outcome.cache_status.kind, due, now, key)
@@ -68,12 +68,12 @@ class Ledger:
         self._on_end(identifier)
 
     def fail(self, code: str, due: float, now: float, key: int) -> None:
-        """A request has failed, or could not be sent."""
+        """Count a request that failed, or that could not be sent."""
         if due >= 0:
             _note(self._shipment.failures, code, due, now, key)
 
     def end_late(self, now: float) -> None:
-        """End what no reply will come to any more."""
+        """End the requests that will get no reply: their timeout has passed."""
         while self._waiting:
             identifier, (due, _) = next(iter(self._waiting.items()))
             if due + self._timeout_s + LATE_S > now:
@@ -81,23 +81,23 @@ class Ledger:
             self.end(identifier, MISSING, now)
 
     def end_all(self, code: str, now: float) -> None:
-        """The reply queue has gone, and what it would have held."""
+        """End all requests: the reply queue is gone, so no reply can come."""
         for identifier in list(self._waiting):
             self.end(identifier, code, now)
 
     def give_up(self, now: float) -> None:
-        """The run is ended: what has not been answered by now has not failed, and is not forgotten."""
+        """End the run. Requests without a reply count as unfinished, not as failed."""
         self._shipment.unfinished_s.extend(now - due for due, _ in self._waiting.values() if due >= 0)
         for identifier in list(self._waiting):
             del self._waiting[identifier]
             self._on_end(identifier)
 
     def note_unawaited(self) -> None:
-        """A reply to nobody has come."""
+        """Count a reply for which no request waits."""
         self._shipment.unawaited += 1
 
     def shipment(self) -> Shipment:
-        """What has been noted since the last one."""
+        """What was recorded since the last shipment."""
         shipment, self._shipment = self._shipment, Shipment()
         shipment.in_flight = len(self._waiting)
         return shipment

@@ -1,4 +1,4 @@
-"""How a run is doing, while it runs."""
+"""The progress line of a run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Tell = Callable[[Run, float], None]
 
 @contextmanager
 def progress(console: Console) -> Iterator[Tell]:
-    """A line that keeps changing on a terminal; elsewhere one line every ten seconds."""
+    """Show progress: a line that is updated on a terminal; elsewhere, one line every ten seconds."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=5, transient=True) as live:
             yield lambda run, now_s: live.update(Text(line(run, now_s), no_wrap=True, overflow="ellipsis"))
@@ -34,12 +34,12 @@ def progress(console: Console) -> Iterator[Tell]:
 
 
 def line(run: Run, now_s: float) -> str:
-    """Time, the rate of the last seconds, percentiles, how many hits, what is open and what has failed."""
+    """Time, rate of the last seconds, percentiles, share of hits, requests in flight, failures."""
     planned_s, in_flight = run.plan.arrivals.duration_s, sum(run.in_flight.values())
     name = f"{run.name}: " if run.name else ""
     if now_s < 0:
         return f"{name}warming up, {-now_s:.0f} s left · in flight {in_flight:,}"
-    end = max(1, int((now_s - SHIP_EVERY_S) / run.cell_s))  # what is later is still on its way to us
+    end = max(1, int((now_s - SHIP_EVERY_S) / run.cell_s))  # results of later cells may not have arrived yet
     lately = range(max(0, end - max(1, round(LATELY_S / run.cell_s))), end)
     answers = sum(run.cells[number].ended for number in lately if number in run.cells)
     of = f" of {planned_s:g}" if planned_s else ""

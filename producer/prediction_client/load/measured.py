@@ -1,4 +1,4 @@
-"""What all processes have measured, in bounded memory: histograms by outcome, and a timeline."""
+"""The measurements of all processes, in bounded memory: histograms by outcome, and a timeline."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,14 +11,14 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from prediction_client.load.arrivals import ClosedLoop
-from prediction_client.load.ledger import ASKED_NOBODY, MISSING, WRONG
+from prediction_client.load.ledger import MISSING, NO_MODEL_CALL, WRONG
 from prediction_client.load.plan import Plan
 from prediction_client.load.shipment import Calls, Shipment
 
 MAX_US = 3_600_000_000
 CELLS = 480
 FIRST_CELL_S = 0.125
-POINTS_KEPT = 6  # of each cell and status, to be drawn, and the slowest
+POINTS_KEPT = 6  # per cell and status, for the plot, in addition to the slowest
 PERCENTILES = (50, 95, 99, 99.9)
 
 
@@ -26,32 +26,33 @@ Point = tuple[float, float]
 
 
 class Histogram(HdrHistogram):  # type: ignore[misc] # it has no types
-    """Of microseconds; it knows its mean exactly, and without a walk over its counters."""
+    """A histogram of microseconds. It keeps the sum, so the mean is exact and needs no pass over the counters."""
 
     def __init__(self, digits: int = 3) -> None:
         super().__init__(1, MAX_US, digits)
         self.sum_us = 0
 
     def record(self, values_us: "np.ndarray[Any, Any]") -> None:
-        """Take values in."""
+        """Record values."""
         self.sum_us += int(values_us.sum())
         for value, count in zip(*(part.tolist() for part in np.unique(values_us, return_counts=True)), strict=True):
             self.record_value(value, count)
 
     def add(self, other: "Histogram") -> None:
-        """Become both."""
+        """Add another histogram to this one."""
         super().add(other)
         self.sum_us += other.sum_us
 
 
 @dataclass
 class Cell:
-    """The requests of a moment, by the time at which they were to begin; `ended` by that of the reply.
+    """The requests of one interval, by their scheduled start; `ended` counts by the time of the reply.
 
     Attributes:
-        latency_us: of all answers.
-        answers: by cache status.
-        failures: of any kind.
+        latency_us: the latencies of all answers.
+        answers: the number of answers by cache status.
+        failures: the number of failures of any kind.
+        ended: the number of answers that came in this interval.
         points: some answers of each status: when they were due, and how long they took, in seconds.
         slowest: the slowest answer of each status.
     """
@@ -64,7 +65,7 @@ class Cell:
     slowest: dict[str, Point] = field(default_factory=dict)
 
     def add(self, other: "Cell", random: Random) -> None:
-        """Become both."""
+        """Add another cell to this one."""
         self.latency_us.add(other.latency_us)
         self.answers += other.answers
         self.failures += other.failures
@@ -80,8 +81,8 @@ class Run:
     """One run of a plan.
 
     Args:
-        plan: what was asked for.
-        name: what sets it apart from others, e.g. `without the cache`.
+        plan: the plan of the run.
+        name: distinguishes it from other runs, e.g. `without the cache`.
     """
 
     def __init__(self, plan: Plan, name: str = "") -> None:
@@ -96,7 +97,8 @@ class Run:
         self.inputs: set[int] = set()
         self.in_time = 0
         self._inputs = 0
-        self._remembers_inputs = plan.inputs.popularity.name != "distinct"  # where each is new, there may be very many
+        # Distinct inputs are only counted: there may be too many to keep.
+        self._remembers_inputs = plan.inputs.popularity.name != "distinct"
         self.unawaited = 0
         self.in_flight: dict[int, int] = {}
         self.cpu_s: dict[int, float] = {}
@@ -111,7 +113,7 @@ class Run:
         return f"<Run {self.name!r} answered={self.answered} failed={self.failed}>"
 
     def add(self, process: int, shipment: Shipment) -> None:
-        """Take in what a process says."""
+        """Add the shipment of a process."""
         self.in_flight[process] = shipment.in_flight
         self.cpu_s[process] = shipment.cpu_s
         self.unawaited += shipment.unawaited
@@ -141,7 +143,7 @@ class Run:
             self.inputs.update(calls.keys)
         else:
             self._inputs += len(due)
-        if status not in ASKED_NOBODY:
+        if status not in NO_MODEL_CALL:
             self.model_calls += len(due)
             if self._remembers_inputs:
                 self.calls.update(calls.keys)
@@ -161,9 +163,9 @@ class Run:
         return self._random.sample(points, min(len(points), POINTS_KEPT))
 
     def _cells_of(self, at_s: "np.ndarray[Any, Any]") -> Iterator[tuple[Cell, "np.ndarray[Any, Any]"]]:
-        """The cells that moments lie in, and which of the moments do."""
+        """Each cell that contains some of the moments, with a mask of those moments."""
         while at_s.max() / self.cell_s >= CELLS:
-            # Cells become twice as long, so that a long run has no more of them than a short one.
+            # Double the length of the cells, so that their number is bounded however long the run is.
             before, self.cells = self.cells, defaultdict(Cell)
             self.cell_s *= 2
             for old, cell in before.items():
@@ -173,12 +175,12 @@ class Run:
             yield self.cells[number], numbers == number
 
     def moment_s(self, at_most: int) -> float:
-        """How long the pieces of `moments` are."""
+        """The length of the intervals of `moments`."""
         whole = max(1, math.ceil(max(self.seconds, self.last_end_s) / self.cell_s))
         return self.cell_s * math.ceil(whole / at_most)
 
     def moments(self, at_most: int) -> list[tuple[float, Cell]]:
-        """The timeline in pieces of equal length, and the middle of each; one that is not over is left out."""
+        """The timeline in intervals of equal length, with the middle of each; an incomplete last one is left out."""
         length_s = self.moment_s(at_most)
         cells_each = round(length_s / self.cell_s)
         moments: list[tuple[float, Cell]] = []
@@ -192,17 +194,17 @@ class Run:
 
     @property
     def answered(self) -> int:
-        """Correct replies; nothing else is counted as one."""
+        """The number of correct replies."""
         return sum(histogram.get_total_count() for histogram in self.latency_us.values())
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many requests have failed, by code."""
+        """The number of failed requests by code."""
         return {code: histogram.get_total_count() for code, histogram in sorted(self.failed_us.items())}
 
     @property
     def failed(self) -> int:
-        """Requests without a correct reply."""
+        """The number of requests without a correct reply."""
         return sum(self.failures.values())
 
     @property
@@ -215,7 +217,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long the run was: as long as planned, or until it was ended or its last request had ended."""
+        """The duration of the run: as planned, or until it was interrupted or its last request ended."""
         planned_s = self.plan.arrivals.duration_s
         if planned_s and not self.is_closed and not self.is_interrupted:
             return planned_s
@@ -223,11 +225,11 @@ class Run:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the service has decided how much it was asked."""
+        """Whether the speed of the service determined the number of requests."""
         return isinstance(self.plan.arrivals, ClosedLoop)
 
     def summary(self) -> dict[str, Any]:
-        """Everything as JSON values."""
+        """All measurements as JSON values."""
         made = self.answered + self.failed
         inputs = len(self.inputs) + self._inputs
         failures, warm_up_s = self.failures, self.plan.arrivals.warm_up_s

@@ -1,4 +1,4 @@
-"""The report as one file for a browser: no scripts, nothing from elsewhere."""
+"""The report as one HTML file, without scripts or external resources."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -46,9 +46,9 @@ FIGURES = ("mean", "p50", "p95", "p99", "p99.9", "max")
 
 
 def write(runs: Sequence[Run], broken: Sequence[str], path: Path, about: str) -> None:
-    """Write the report of one run, or of several that are compared; the last one is the one that counts."""
+    """Write the report of one run, or of several that are compared; the last is the main one."""
     notes = dict.fromkeys(text for run in runs for text in warnings(run))
-    verdict = "".join(_verdict("bad", text) for text in broken) or _verdict("", "Every threshold holds.")
+    verdict = "".join(_verdict("bad", text) for text in broken) or _verdict("", "All limits were kept.")
     text = PAGE.substitute(
         title=escape(about.partition(":")[0]) + " under load",
         about=escape(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {about}"),

@@ -1,4 +1,4 @@
-"""What a run is to do; every process gets the same plan."""
+"""The plan of a run; every process gets the same one."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,20 +10,20 @@ from prediction_client.reply_channel import Broker
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do.
+    """The plan of a run.
 
     Args:
-        broker: where requests go.
-        model: who is asked.
-        arrivals: when.
-        inputs: what.
-        timeout_s: how long a request may take, from the moment when it was to begin.
-        cache_control: of all requests.
-        tenant: of all requests.
+        broker: where to connect, and the names to use there.
+        model: the model's name.
+        arrivals: the schedule of requests.
+        inputs: the inputs to send.
+        timeout_s: the timeout of a request, from its scheduled start.
+        cache_control: the directives of all requests.
+        tenant: the tenant of all requests.
         same_answers: whether different answers to the same input are wrong.
-        processes: how many make the requests.
-        seed: the same one makes the same requests at the same times.
-        max_in_flight: of each process; a request that would be one more is not made, and counted as failed.
+        processes: the number of processes that send requests.
+        seed: the same seed gives the same requests at the same times.
+        max_in_flight: the most requests in flight per process; a request beyond it is not sent, and counted as failed.
     """
 
     broker: Broker
@@ -39,15 +39,17 @@ class Plan:
     max_in_flight: int = 50_000
 
     def __post_init__(self) -> None:
-        """Raises ValueError: it cannot be done; the message says what to change."""
+        """Raises ValueError: the plan is impossible; the message says what to change."""
         if self.same_answers and self.processes > 1:
-            raise ValueError("--same-answers is compared within one process: without --processes")
+            raise ValueError("--same-answers compares answers within one process: leave out --processes")
         arrivals, inputs = self.arrivals, self.inputs
         if isinstance(arrivals, ClosedLoop) and arrivals.in_flight > self.max_in_flight * self.processes:
-            raise ValueError(f"--closed: {self.max_in_flight:,} in each process at most")
+            raise ValueError(f"--closed: at most {self.max_in_flight:,} for each process")
         if inputs.popularity.name == "distinct" and inputs.bodies and inputs.count < int(arrivals.planned):
-            raise ValueError(f"--keys distinct: {inputs.count:,} inputs for {arrivals.planned:,.0f} requests")
+            raise ValueError(
+                f"--keys distinct: {inputs.count:,} inputs are too few for {arrivals.planned:,.0f} requests"
+            )
 
     def random(self, process: int) -> Random:
-        """What one of the processes draws from; no two of them alike."""
+        """The random numbers of one process; each process has different ones."""
         return Random(f"{self.seed} {process}")

@@ -1,4 +1,4 @@
-"""A run in pictures."""
+"""The plots of a run."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ COLOURS = {
     "failed": "#c1121f",
 }
 DASHES = ("-", "--", ":")
-MOMENTS = 80  # so many at most are drawn of a timeline
-FEW = 1000  # so few answers say more than their percentiles
+MOMENTS = 80  # the most points of a timeline
+FEW = 1000  # up to this number of answers, the points say more than percentiles do
 TICKS = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "svg.hashsalt": "load",  # the same figures make the same picture
+    "svg.hashsalt": "load",  # the same results give the same file
 }
 
 
@@ -55,7 +55,7 @@ def colour(status: str) -> str:
 
 
 def timeline(axes: Axes, runs: Sequence[Run]) -> None:
-    """Answers of the last run when they were to begin, coloured by cache status, and two percentiles of all."""
+    """Latencies of the last run by scheduled start, coloured by cache status, with two percentiles of all answers."""
     run = runs[-1]
     for status, _ in statuses(run)[1:]:
         points = [point for cell in run.cells.values() for point in cell.points[status]]
@@ -76,14 +76,14 @@ def timeline(axes: Axes, runs: Sequence[Run]) -> None:
         values = [histogram.get_value_at_percentile(percent) / 1000 for _, histogram in moments]
         axes.plot([at_s for at_s, _ in moments], values, style, color=colour("all"), lw=1.1, label=f"p{percent} of all")
     axes.set(
-        title=_titled("Latency", runs), xlabel="second at which the request was to begin", ylabel="ms", yscale="log"
+        title=_title("Latency", runs), xlabel="scheduled start of the request, in seconds", ylabel="ms", yscale="log"
     )
     _plain(axes)
     _legend(axes)
 
 
 def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
-    """Latency by percentile; the axis gives each nine as much room as the one before."""
+    """Latency by percentile; on the axis every further nine (90 %, 99 %, 99.9 %) has the same width."""
     for run, dash in zip(runs[::-1], DASHES, strict=False):
         for status, facts in statuses(run):
             if len(runs) > 1 and status not in ("all", "hit", "miss"):
@@ -94,7 +94,7 @@ def percentile_curve(axes: Axes, runs: Sequence[Run]) -> None:
             width = 2.2 if status == "all" else 1.4
             axes.plot(-np.log10(1 - shares), values, dash, lw=width, color=colour(status), label=label)
     axes.set(
-        title="Latency by percentile" if len(runs) > 1 else _titled("Latency by percentile", runs),
+        title="Latency by percentile" if len(runs) > 1 else _title("Latency by percentile", runs),
         xlabel="percentile",
         ylabel="ms",
         yscale="log",
@@ -116,14 +116,14 @@ def rates(axes: Axes, runs: Sequence[Run]) -> None:
     axes.plot(x, [cell.ended / seconds for _, cell in moments], color=colour("hit"), lw=1.6, label="correct replies")
     if run.failed:
         failed = [cell.failures / seconds for _, cell in moments]
-        axes.fill_between(x, failed, color=colour("failed"), alpha=0.6, lw=0, label="failed, when due")
-    axes.set(title=_titled("Rate", runs), xlabel="second", ylabel="per second")
+        axes.fill_between(x, failed, color=colour("failed"), alpha=0.6, lw=0, label="failed, by scheduled start")
+    axes.set(title=_title("Rate", runs), xlabel="second", ylabel="per second")
     axes.set_ylim(bottom=0)
     _legend(axes)
 
 
 def shares(axes: Axes, runs: Sequence[Run]) -> None:
-    """Where answers came from, over time."""
+    """Answers by cache status, over time."""
     run = runs[-1]
     moments = [(at_s, cell.answers) for at_s, cell in run.moments(MOMENTS) if cell.answers]
     names = [status for status, _ in statuses(run)[1:]]
@@ -131,7 +131,7 @@ def shares(axes: Axes, runs: Sequence[Run]) -> None:
     parts = [[100 * answers[status] / answers.total() for _, answers in moments] for status in names]
     if parts:
         axes.stackplot(x, parts, colors=[colour(status) for status in names], labels=names, lw=0)
-    axes.set(title=_titled("Where answers came from", runs), xlabel="second", ylabel="% of answers", ylim=(0, 100))
+    axes.set(title=_title("Answers by cache status", runs), xlabel="second", ylabel="% of answers", ylim=(0, 100))
     axes.margins(x=0)
     _legend(axes)
 
@@ -140,7 +140,7 @@ PLOTS: tuple[Callable[[Axes, Sequence[Run]], None], ...] = (timeline, percentile
 
 
 def png(runs: Sequence[Run], path: Path, title: str) -> None:
-    """All of them in one picture."""
+    """Write all plots to one PNG file."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(14, 8.6), layout="constrained")
         for plot, one in zip(PLOTS, axes.flat, strict=True):
@@ -151,7 +151,7 @@ def png(runs: Sequence[Run], path: Path, title: str) -> None:
 
 
 def svgs(runs: Sequence[Run]) -> list[str]:
-    """Each of them as a piece of a page."""
+    """Each plot as an SVG element for a page."""
     drawn = []
     with plt.rc_context(STYLE):
         for plot in PLOTS:
@@ -164,7 +164,7 @@ def svgs(runs: Sequence[Run]) -> list[str]:
     return drawn
 
 
-def _titled(title: str, runs: Sequence[Run]) -> str:
+def _title(title: str, runs: Sequence[Run]) -> str:
     return f"{title}, {runs[-1].name}" if runs[-1].name else title
 
 
@@ -178,7 +178,7 @@ def _at(histogram: Histogram, share: float) -> float:
 
 
 def _legend(axes: Axes) -> None:
-    """Below, where it hides nothing."""
+    """Put the legend below the plot, where it hides nothing."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5, markerscale=2, columnspacing=1.4)
 

@@ -1,4 +1,4 @@
-"""What a run says: to people, to machines, and to whoever waits for an exit status."""
+"""The report of a run: text and tables, JSON, and the checks that set the exit status."""
 
 import re
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from prediction_client.load.given import seconds_of
 from prediction_client.load.measured import Run
 
 STATUSES = ("all", "hit", "stale", "collapsed", "miss", "request", "bypass", "none")
-BEHIND_MS = 10.0  # a tool that is later than that measures itself
+BEHIND_MS = 10.0  # beyond this delay, the latencies measure the tool rather than the service
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What makes a run good enough.
+    """The limits that a run must keep.
 
     Args:
         errors: how many requests may fail with a typed error.
-        error_share: which part of all requests may.
-        latency_s: the most that percentiles of the latency may be, by their names, e.g. `p99`.
+        error_share: the share of all requests that may fail with a typed error.
+        latency_s: upper limits of latency percentiles, by name, e.g. `p99`.
     """
 
     errors: float = 0
@@ -31,17 +31,17 @@ class Thresholds:
 
     @classmethod
     def parse(cls, max_errors: str, **latency: str | None) -> "Thresholds":
-        """From the command line; raises ValueError, saying what is wrong."""
+        """From the command line. Raises ValueError: an option is invalid."""
         number = max_errors.strip().removesuffix("%")
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or (number == max_errors.strip() and "." in number):
-            msg = f"--max-errors {max_errors}: a number or a percentage, e.g. 0 or 0.5%"
+            msg = f"--max-errors {max_errors}: must be a number or a percentage, e.g. 0 or 0.5%"
             raise ValueError(msg)
         given = tuple((name, seconds_of(f"--max-{name}", text)) for name, text in latency.items() if text is not None)
         is_share = "%" in max_errors
         return cls(0 if is_share else float(number), float(number) / 100 if is_share else 0.0, given)
 
     def broken_by(self, run: Run) -> list[str]:
-        """Why a run is not good, in words. A wrong reply, and none at all, are never good."""
+        """The limits that a run exceeds, in words. Wrong and missing replies are never allowed."""
         facts = run.summary()
         broken = [
             f"{facts[kind]:,} {text}"
@@ -52,51 +52,51 @@ class Thresholds:
         allowed = max(self.errors, self.error_share * facts["requests"])
         if errors > allowed:
             codes = ", ".join(f"{code} {count:,}" for code, count in run.failures.items())
-            broken.append(f"{errors:,} errors, {allowed:,.0f} are allowed (--max-errors): {codes}")
+            broken.append(f"{errors:,} errors, at most {allowed:,.0f} allowed (--max-errors): {codes}")
         for name, at_most_s in self.latency_s:
             reached_ms = facts["latency"]["all"].get(f"{name}_ms")
             if reached_ms is not None and reached_ms > at_most_s * 1000:
                 broken.append(
-                    f"{name} was {_ms(reached_ms)} ms, at most {_ms(at_most_s * 1000)} is allowed (--max-{name})"
+                    f"{name} was {_ms(reached_ms)} ms, at most {_ms(at_most_s * 1000)} ms allowed (--max-{name})"
                 )
         planned = run.plan.arrivals.requests if isinstance(run.plan.arrivals, ClosedLoop) else None
         if planned is not None and facts["requests"] < planned and not run.is_interrupted:
-            broken.append(f"only {facts['requests']:,} of {planned:,} requests were made: the inputs ended")
+            broken.append(f"only {facts['requests']:,} of {planned:,} requests were sent: there were no more inputs")
         if not run.answered and not run.is_interrupted:
             broken.append("no request was answered")
         return broken
 
 
 def warnings(run: Run) -> list[str]:
-    """What a reader of the figures has to know."""
+    """What a reader must know to interpret the results."""
     facts, said = run.summary(), []
     if run.is_closed:
         said.append(
-            "closed loop: who waits for an answer asks nothing meanwhile, so a service that stalls is asked less and "
-            "its worst moments hardly count (coordinated omission). Use --rate to see what users see"
+            "closed loop: callers wait for answers, so a stalled service gets fewer requests and its slowest moments "
+            "hardly count (coordinated omission). Use --rate to measure what users see"
         )
     if facts["behind_schedule"].get("p99_ms", 0.0) > BEHIND_MS:
         said.append(
             f"requests were sent late, p99 {_ms(facts['behind_schedule']['p99_ms'])} ms: this machine, or one process, "
-            "cannot make this load. It is part of the latencies; try a lower --rate or more --processes"
+            "cannot send this load on time. The delay is part of the latencies; lower --rate or raise --processes"
         )
     if facts["errors"].get("NOT_SENT"):
         said.append(
-            f"{facts['errors']['NOT_SENT']:,} requests were not sent: too many were in flight, or their time was over "
-            "before this tool came to them"
+            f"{facts['errors']['NOT_SENT']:,} requests were not sent: too many were in flight, or their timeout "
+            "passed before this tool could send them"
         )
     if facts["unfinished"]:
         oldest = _ms(facts["unfinished_after"]["max_ms"])
         count = facts["unfinished"]
-        said.append(f"{count:,} requests were unfinished when the run was ended, the oldest for {oldest} ms")
+        said.append(f"{count:,} requests were unfinished at the end of the run; the oldest had waited {oldest} ms")
     if run.problem is not None:
-        said.append(f"a connection to the broker: {run.problem}")
+        said.append(f"problem with a connection to the broker: {run.problem}")
     return said
 
 
 def table(runs: Sequence[Run]) -> Table:
     """Latency by cache status."""
-    shown = Table(title="latency in ms, from the moment when each request was to begin", title_justify="left")
+    shown = Table(title="latency in ms, from the scheduled start of each request", title_justify="left")
     several = len(runs) > 1
     for heading in (*([""] if several else []), "answers", "", "share", "mean", "p50", "p95", "p99", "p99.9", "max"):
         shown.add_column(heading, justify="left" if heading in ("", "answers") and heading == "" else "right")
@@ -111,7 +111,7 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def statuses(run: Run) -> list[tuple[str, dict[str, float]]]:
-    """Latencies by cache status, the most wanted first."""
+    """Latencies by cache status, in the order of `STATUSES`."""
     latency = run.summary()["latency"]
     return sorted(
         ((status, facts) for status, facts in latency.items() if facts["count"]),
@@ -120,7 +120,7 @@ def statuses(run: Run) -> list[tuple[str, dict[str, float]]]:
 
 
 def lines(run: Run) -> list[tuple[str, str]]:
-    """What the table does not say."""
+    """The results that are not in the table."""
     facts = run.summary()
     rate = f"{facts['goodput_per_s']:,.0f} correct replies per second"
     if facts["offered_per_s"] is not None:
@@ -132,16 +132,16 @@ def lines(run: Run) -> list[tuple[str, str]]:
             f" ({facts['model_calls_per_input']:g} per input, at most {facts['most_calls_of_one_input']:,} for one)"
         )
     behind = facts["behind_schedule"]
-    said = [("goodput", rate), ("failed", failed), ("model calls, as the replies say", calls)]
+    said = [("goodput", rate), ("failed", failed), ("model calls, according to the replies", calls)]
     if not run.is_closed and behind["count"]:
         said.append(("sent late", f"p50 {_ms(behind['p50_ms'])} ms, p99 {_ms(behind['p99_ms'])} ms"))
     if run.unawaited:
-        said.append(("replies to nobody", f"{run.unawaited:,} (second ones, or too late)"))
+        said.append(("unexpected replies", f"{run.unawaited:,} (duplicate or late)"))
     return said
 
 
 def as_json(runs: Sequence[Run], broken: Sequence[str]) -> dict[str, Any]:
-    """The same facts for machines."""
+    """All results as JSON values."""
     return {"runs": [run.summary() for run in runs], "broken": list(broken), "ok": not broken}
 
 

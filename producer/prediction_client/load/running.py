@@ -1,4 +1,4 @@
-"""Several processes as one run."""
+"""A run: start the processes, collect their measurements, stop them."""
 
 import signal
 import threading
@@ -15,21 +15,21 @@ from prediction_client.load.plan import Plan
 from prediction_client.load.shipment import Shipment
 from prediction_client.load.worker import work
 
-LEAD_S = 0.05  # from the word to the moment
+LEAD_S = 0.05  # between the order to begin and the start
 ENDS_S = 5.0
 
 
 class LoadFailed(Exception):
-    """The load could not be made; the message says why."""
+    """The run failed; the message says why."""
 
 
 def run(plan: Plan, name: str = "", on_progress: Callable[[Run, float], None] = lambda _run, _now: None) -> Run:
-    """Make the load, and return what was measured. Ctrl-C ends it early, with what there is by then.
+    """Run a plan, and return the measurements. Ctrl-C ends it early, with the measurements so far.
 
     Args:
-        plan: what to do.
-        name: of the run.
-        on_progress: called a few times a second with the run and its time, negative while it warms up.
+        plan: the plan.
+        name: the name of the run.
+        on_progress: called a few times a second with the run and its time, which is negative during the warm-up.
 
     Raises:
         LoadFailed: the broker cannot be reached, or a process died.
@@ -69,7 +69,10 @@ def _wait_until_ready(reports: Sequence[Connection], interrupted: Callable[[], b
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C has been pressed: an exception might strike while a report is taken in. The second one raises."""
+    """Yield a function that says whether Ctrl-C was pressed.
+
+    The first Ctrl-C only sets a flag: an exception could interrupt the merging of a report. The second one raises.
+    """
     pressed = False
 
     def press(_number: int, _frame: object) -> None:
@@ -85,7 +88,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _on_ctrl_c(handler: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are another thread's
+        yield  # only the main thread may handle signals
         return
     before = signal.signal(signal.SIGINT, handler)
     try:
@@ -96,7 +99,7 @@ def _on_ctrl_c(handler: Any) -> Iterator[None]:
 
 @contextmanager
 def _processes(plan: Plan) -> Iterator[tuple[list[Connection], list[Connection]]]:
-    """Our ends of the pipes that take orders to them, and bring reports."""
+    """Start the processes; yield the parent's ends of the pipes for orders and for reports."""
     context = get_context("spawn")
     orders: list[Connection] = []
     reports: list[Connection] = []
@@ -109,7 +112,8 @@ def _processes(plan: Plan) -> Iterator[tuple[list[Connection], list[Connection]]
             theirs = their_orders, their_reports
             process = context.Process(target=work, args=(plan, number, *theirs), name=f"load {number}", daemon=True)
             processes.append(process)
-            with _on_ctrl_c(signal.SIG_IGN):  # which they inherit: it reaches the whole group, and we say what to do
+            # Inherited: Ctrl-C reaches the whole process group, but only the parent handles it.
+            with _on_ctrl_c(signal.SIG_IGN):
                 process.start()
             for pipe in theirs:
                 pipe.close()
@@ -129,4 +133,4 @@ def _receive(pipe: Connection) -> object:
     try:
         return pipe.recv()
     except (EOFError, OSError):
-        raise LoadFailed("a process of the load died; see above") from None
+        raise LoadFailed("a load process died; its error, if any, is above") from None

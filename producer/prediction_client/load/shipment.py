@@ -1,4 +1,4 @@
-"""What one process of a load says to its parent, some times a second."""
+"""The report of a load process to its parent, several times a second."""
 
 from array import array
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Calls:
-    """Requests that ended alike: when they were to begin and how long they took, in seconds, and their inputs."""
+    """Requests with the same outcome: scheduled starts and durations, in seconds, and input numbers."""
 
     due: "array[float]" = field(default_factory=lambda: array("d"))
     took: "array[float]" = field(default_factory=lambda: array("d"))
@@ -15,21 +15,21 @@ class Calls:
 
 @dataclass
 class Shipment:
-    """What one process has to say of the last moments.
+    """What one process recorded since its last shipment.
 
     Attributes:
-        answers: by cache status.
-        failures: by error code.
-        behind_s: how much later than planned each request was sent.
-        in_flight: how many requests have not ended.
-        unawaited: replies to no request of ours, or to one that had ended.
+        answers: the correct replies by cache status.
+        failures: the failures by error code.
+        behind_s: how much later than scheduled each request was sent.
+        in_flight: the number of requests that have not ended.
+        unawaited: the number of replies to unknown requests, or to requests that had ended.
         asked_model: the inputs of wrong replies that came from the model.
-        unfinished_s: how long the requests had waited that nobody waits for any more, because the run was ended.
-        sent: how many requests were published.
+        unfinished_s: how long each unfinished request had waited at the end of the run.
+        sent: the number of requests that were published.
         now_s: the time of the run.
         cpu_s: the processor time of this process since it began to send.
-        problem: what ails a connection to the broker.
-        is_last: whether it has ended.
+        problem: the last error of a connection to the broker.
+        is_last: whether this is the last shipment of the process.
     """
 
     answers: dict[str, Calls] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One process that makes requests, on a lane of its own: no task, future or timer for each of an open loop's."""
+"""One process that sends requests on its own connections. An open loop needs no task, future or timer per request."""
 
 import asyncio
 import contextlib
@@ -24,21 +24,21 @@ from prediction_client.reply_channel import ReplyChannel
 
 SHIP_EVERY_S = 0.2
 SWEEP_EVERY_S = 0.05
-# Requests that are due within one wake-up share a write. A broker pays for writes: on two cores it keeps up with 15,000
-# requests a second in a write each 2 ms, and not in one each half millisecond. So few are on time, and many are cheap.
+# Requests that are due within one wake-up share a write, because writes cost the broker time: on two cores it keeps up
+# with 15,000 requests a second in a write every 2 ms, but not every 0.5 ms. A low rate is on time, a high one is cheap.
 WAKE_S, WAKE_S_PER_RATE = (0.0005, 0.002), 0.002 / 15_000
 AT_ONCE = 500  # requests in one write
 MIN_CONNECT_S, MAX_CONNECT_S = 2.0, 10.0
 
 
 class Worker:
-    """Makes the requests of one process, and ships what became of them.
+    """Sends the requests of one process, and reports their outcomes.
 
     Args:
-        plan: the whole run's.
-        number: which of its processes this is.
-        orders: brings the moment to begin; whatever comes then, or the end of the pipe, ends the run.
-        reports: where shipments go.
+        plan: the plan of the whole run.
+        number: the number of this process.
+        orders: brings the start time; any later message, or the end of the pipe, ends the run.
+        reports: takes the shipments.
     """
 
     def __init__(self, plan: Plan, number: int, orders: Connection, reports: Connection) -> None:
@@ -49,11 +49,11 @@ class Worker:
             timeout_s=plan.timeout_s,
             results=plan.inputs.results,
             same_answers=plan.same_answers,
-            on_end=self._answered,
+            on_end=self._wake_caller,
         )
         session = uuid.uuid4().hex[:12].encode()
         self._identifiers = (b"%b-%d" % (session, number) for number in itertools.count(1))
-        self._requesters: dict[bytes, asyncio.Future[None]] = {}
+        self._callers: dict[bytes, asyncio.Future[None]] = {}
         self._began = self._cpu_before = 0.0
         self._channel = ReplyChannel(
             plan.broker,
@@ -61,23 +61,23 @@ class Worker:
             on_lost=lambda: self._ledger.end_all("OUTCOME_UNKNOWN", self._now()),
             on_fate=self._on_fate,
         )
-        self._heard = asyncio.Event()  # something from the parent, or of its end
+        self._heard = asyncio.Event()  # the parent sent an order, or ended
 
     async def run(self) -> None:
-        """Connect, say so, wait for the moment to begin, and make requests until the plan or the parent ends it."""
+        """Connect, report that, wait for the start time, and send requests until the plan or the parent ends it."""
         loop = asyncio.get_running_loop()
-        self._request(b"", b"", 1.0)  # what can never be sent is said before anything is
+        self._request(b"", b"", 1.0)  # a request that can never be sent raises here, before the run begins
         loop.add_reader(self._orders.fileno(), self._heard.set)
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000)
         try:
             async with self._channel:
-                if not await self._connected():
+                if not await self._connect():
                     return
                 self._report(None)
                 await self._heard.wait()
-                loop.remove_reader(self._orders.fileno())  # with its callback, which may be on its way
+                loop.remove_reader(self._orders.fileno())  # and its callback, which may be scheduled already
                 self._began = self._orders.recv()
                 self._heard.clear()
                 loop.add_reader(self._orders.fileno(), self._heard.set)
@@ -87,8 +87,8 @@ class Worker:
             loop.remove_reader(self._orders.fileno())
         self._report(self._shipment(is_last=True))
 
-    async def _connected(self) -> bool:
-        """Whether there is a broker, and still somebody who wants the load."""
+    async def _connect(self) -> bool:
+        """Wait for the broker; False if it cannot be reached, or if the parent ends the run."""
         connecting = asyncio.ensure_future(self._channel.up())
         hearing = asyncio.ensure_future(self._heard.wait())
         try:
@@ -104,24 +104,24 @@ class Worker:
 
     async def _work(self, inbox: Consumer, outbox: Publisher) -> None:
         reader = asyncio.create_task(self._read(inbox))
-        sends = self._on_schedule if isinstance(self._plan.arrivals, OpenLoop) else self._in_turn
+        sends = self._send_on_schedule if isinstance(self._plan.arrivals, OpenLoop) else self._send_in_turn
         sender = asyncio.create_task(sends(inbox, outbox))
         try:
-            await self._until_all_have_ended(sender, reader)
+            await self._wait_for_end(sender, reader)
         finally:
             sender.cancel()
-            await asyncio.wait({sender})  # first: whoever is told that his request has ended asks again
+            await asyncio.wait({sender})  # first: a caller whose request ends would send the next one
             self._ledger.give_up(self._now())
             await inbox.stop()
             await reader
         if not sender.cancelled():
-            sender.result()  # or what went wrong
+            sender.result()  # raises its error
 
     def _now(self) -> float:
-        """Seconds since the moment to begin, which all processes share."""
+        """Seconds since the start time, which all processes share."""
         return time.monotonic() - self._began
 
-    async def _on_schedule(self, inbox: Consumer, outbox: Publisher) -> None:
+    async def _send_on_schedule(self, inbox: Consumer, outbox: Publisher) -> None:
         assert isinstance(self._plan.arrivals, OpenLoop)
         arrivals, processes = self._plan.arrivals, self._plan.processes
         wake_s = sorted((*WAKE_S, arrivals.highest_rate / processes * WAKE_S_PER_RATE))[1]
@@ -139,15 +139,15 @@ class Worker:
                 left_s = upcoming[0] - self._now()
                 await asyncio.sleep(0 if left_s <= 0 else max(left_s, wake_s))
 
-    async def _in_turn(self, inbox: Consumer, outbox: Publisher) -> None:
+    async def _send_in_turn(self, inbox: Consumer, outbox: Publisher) -> None:
         assert isinstance(self._plan.arrivals, ClosedLoop)
         arrivals, process, processes = self._plan.arrivals, self._number, self._plan.processes
-        requesters = arrivals.share(arrivals.in_flight, process, processes) or 0
+        callers = arrivals.share(arrivals.in_flight, process, processes) or 0
         left = arrivals.share(arrivals.requests, process, min(processes, arrivals.in_flight))
         ends_at = math.inf if arrivals.duration_s is None else arrivals.duration_s
 
-        async def requester() -> None:
-            """It says itself when its next request is due."""
+        async def call_in_a_loop() -> None:
+            """Send one request after another; each is due when the pause after the one before ends."""
             nonlocal left
             await asyncio.sleep(-arrivals.warm_up_s - self._now())
             while left != 0 and (due := self._now()) < ends_at and (key := next(self._keys, None)) is not None:
@@ -155,7 +155,7 @@ class Worker:
                 message = self._message(due, key, due, inbox)
                 if message is not None:
                     assert message.correlation_id is not None
-                    ended = self._requesters[message.correlation_id] = asyncio.get_running_loop().create_future()
+                    ended = self._callers[message.correlation_id] = asyncio.get_running_loop().create_future()
                     outbox.send((message,))
                     await ended
                 pause_s = arrivals.think_s if message is not None else SWEEP_EVERY_S
@@ -163,11 +163,11 @@ class Worker:
                     await asyncio.sleep(min(pause_s, max(0.0, ends_at - self._now())))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(requesters):
-                group.create_task(requester())
+            for _ in range(callers):
+                group.create_task(call_in_a_loop())
 
     def _message(self, due: float, key: int, now: float, inbox: Consumer) -> Message | None:
-        """A request, entered in the ledger; None if it cannot be made."""
+        """Make a request and enter it in the ledger; None if it cannot be sent."""
         left_s = self._plan.timeout_s - (now - due)
         if not inbox.is_consuming or len(self._ledger) >= self._plan.max_in_flight or left_s <= 0:
             self._ledger.fail(NOT_SENT if inbox.is_consuming else NO_BROKER, due, now, key)
@@ -188,10 +188,10 @@ class Worker:
             trace={},
         )
 
-    def _answered(self, identifier: bytes) -> None:
-        requester = self._requesters.pop(identifier, None)
-        if requester is not None and not requester.done():
-            requester.set_result(None)
+    def _wake_caller(self, identifier: bytes) -> None:
+        caller = self._callers.pop(identifier, None)
+        if caller is not None and not caller.done():
+            caller.set_result(None)
 
     async def _read(self, inbox: Consumer) -> None:
         async for batch in inbox:
@@ -211,17 +211,17 @@ class Worker:
             if identifier in self._ledger:
                 self._ledger.end(identifier, error_of_fate(fate, model), self._now())
 
-    async def _until_all_have_ended(self, sender: "asyncio.Task[None]", reader: "asyncio.Task[None]") -> None:
+    async def _wait_for_end(self, sender: "asyncio.Task[None]", reader: "asyncio.Task[None]") -> None:
         shipped_at = time.monotonic()
         while not self._heard.is_set() and (len(self._ledger) or not sender.done()):
             await asyncio.sleep(SWEEP_EVERY_S)
             self._ledger.end_late(self._now())
             for task in (sender, reader):
                 if task.done():
-                    task.result()  # or what went wrong
+                    task.result()  # raises its error
             if time.monotonic() - shipped_at >= SHIP_EVERY_S:
                 shipped_at = time.monotonic()
-                # A pipe may be full, and a schedule does not wait.
+                # In a thread: the pipe may be full, and the schedule must not wait.
                 await asyncio.to_thread(self._report, self._shipment())
 
     def _shipment(self, *, is_last: bool = False) -> Shipment:
@@ -231,21 +231,21 @@ class Worker:
         return shipment
 
     def _report(self, what: Shipment | str | None) -> None:
-        with contextlib.suppress(OSError):  # nobody is interested any more
+        with contextlib.suppress(OSError):  # the parent has ended
             self._reports.send(what)
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that is on time: uvloop's timers, and epoll's, count in whole milliseconds."""
+    """An event loop with precise timers: those of uvloop and epoll have a resolution of one millisecond."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def work(plan: Plan, number: int, orders: Connection, reports: Connection) -> None:
-    """What a process does; it ends when the parent closes the pipes."""
-    for noisy in ("amqp_lane", "aiormq"):  # what there is to say of connections is said to the parent
+    """The main function of a process; it ends when the parent closes the pipes."""
+    for noisy in ("amqp_lane", "aiormq"):  # connection problems are reported to the parent
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with contextlib.suppress(EOFError), asyncio.Runner(loop_factory=precise_loop) as runner:
         try:
             runner.run(Worker(plan, number, orders, reports).run())
-        except (ValueError, PredictionError) as error:  # a URL that is none, a name that is too long
+        except (ValueError, PredictionError) as error:  # e.g. an invalid URL, or a name that is too long
             reports.send(str(error))

@@ -1,4 +1,4 @@
-"""Answers by key: entries looked up in batches, with every kind of bad value a gap."""
+"""Answers by key, looked up in batches. Every kind of bad value is a gap."""
 
 import secrets
 import time
@@ -25,12 +25,12 @@ log = logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """There is no answer under a key.
+    """No usable answer under a key.
 
     Args:
-        generation: of the key's model, when it was looked up; None when there is none yet.
-        token: whose mark stands there; empty without one.
-        cools_until_ms: when the model is tried again; None if it has not failed lately.
+        generation: of the key's model, at the look-up; None when there is none yet.
+        token: of the mark in the answer's place; empty without one.
+        cools_until_ms: when the model may be called again; None without a cool-down.
     """
 
     generation: bytes | None
@@ -39,12 +39,12 @@ class Gap:
 
 
 class CachedAnswers:
-    """What the service reads of a cache.
+    """Reads answers and generations from a cache.
 
     Args:
         cache: where the bytes are.
         clock_ms: wall clock, in milliseconds since the Unix epoch.
-        count: called with the name of something odd.
+        count: called with the kind of an oddity.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CachedAnswers:
         return f"<CachedAnswers in {self._cache!r}{' down' if self._is_down else ''}>"
 
     async def look_up(self, keys: Sequence[Key]) -> list[Entry | Gap] | None:
-        """The entry of each of these keys, or the gap in its place, in their order; None when the cache is silent.
+        """The entry of each key, or the gap in its place, in their order; None when the cache does not answer.
 
         Generations are read in the same step as values: a value of another generation than its model's is a gap.
         """
@@ -72,7 +72,7 @@ class CachedAnswers:
         try:
             values = await self._cache.get_many([*models, *[key.name for key in keys]])
         except CacheUnavailable as error:
-            self.went_down(error)
+            self.note_outage(error)
             return None
         if self._is_down:
             log.info("cache_back")
@@ -94,15 +94,15 @@ class CachedAnswers:
         return found[0] if found and isinstance(found[0], Entry) else None
 
     async def generation(self, key: Key) -> bytes:
-        """The generation of a key's model; a new one where there is none, so that no older answer comes back.
+        """The generation of a key's model. If it has none, it gets a new one, so that no older answer comes back.
 
         Raises:
             CacheUnavailable: within the operation timeout.
         """
         return await self._cache.settle_on(key.generation_name, secrets.token_bytes(GENERATION_BYTES))
 
-    def went_down(self, error: CacheUnavailable) -> None:
-        """Say so once for each outage, not once for each request."""
+    def note_outage(self, error: CacheUnavailable) -> None:
+        """Log an outage once, not once for each request."""
         if not self._is_down:
             log.warning("cache_down", problem=str(error))
         self._is_down = True
@@ -112,5 +112,5 @@ class CachedAnswers:
             return Gap(generation, token_of(value))
         until_ms = cools_until_ms(generation, value)
         if not is_cool_down(value) and decode_entry(key.digest, generation_of(value), value) is None:
-            self._count("unusable_value")  # and none that was only invalidated
+            self._count("unusable_value")  # a value that was only invalidated does not count
         return Gap(generation, cools_until_ms=until_ms)

@@ -1,7 +1,7 @@
-"""From a request to the name of its answer.
+"""The key of a request, and the names of its answer in the cache.
 
-Two requests with one name get one answer, so the name is made of everything that decides the answer and of
-nothing else: never of headers, identifiers or the transport.
+Two requests with one key get one answer, so the key depends on everything that decides the answer and on nothing else:
+never on headers, identifiers or the transport.
 """
 
 import hashlib
@@ -16,22 +16,26 @@ _ENTRY_BYTES = 480  # measured: the objects of an entry without the text of its 
 
 
 def value_name(prefix: str, digest: bytes) -> str:
-    """Where an answer is in Redis; the braces are a hash tag, so that all keys of one answer share a cluster slot."""
+    """The name of an answer in Redis. The braces are a hash tag: all names of one answer share a cluster slot."""
     return f"{prefix}{digest.hex()}}}:v"
 
 
 def beside_name(name: str, suffix: str) -> str:
-    """What stands beside a value: `r` the lease of a refresh, `w` who waits, `av` and `ar` starts, `x` the fence."""
+    """The name of what belongs to a value, by its suffix.
+
+    `r`: the lease of a refresh; `w`: inboxes of followers; `av` and `ar`: starts; `f`: failures in a row; `h`: an
+    answer that is handed over but not kept; `x`: the fence.
+    """
     return f"{name[:-1]}{suffix}"
 
 
 def deaths_name(name: str) -> str:
-    """Where the deaths of replicas are written down, in the namespace of this value."""
+    """The name of the record of dead replicas, in the namespace of this value."""
     return f"{name.partition('{')[0]}deaths"
 
 
 def generation_name(namespace: str, model: str) -> str:
-    """Where the generation of a model's answers is in Redis; `*` for the pattern of all of a namespace's."""
+    """The name of a model's generation. With `*` as the model: the pattern of all generations of a namespace."""
     return f"{namespace}pr:generation:{model}"
 
 
@@ -40,7 +44,7 @@ class Keyring:
 
     Args:
         namespace: separates deployments that share a Redis.
-        model, version, fingerprint: whose answers; see `Predictor`.
+        model, version, fingerprint: identify the code that computes the answers; see `Predictor`.
     """
 
     def __init__(self, *, namespace: str, model: str, version: str, fingerprint: bytes) -> None:
@@ -48,36 +52,36 @@ class Keyring:
         self.generation_name = generation_name(namespace, model)
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for part in (_KEY_FORMAT, namespace.encode(), model.encode(), version.encode(), fingerprint):
-            self._base.update(_framed(part))
+            self._base.update(_frame(part))
         self._begun: dict[bytes, hashlib.blake2b] = {}
 
     def key(self, tenant: bytes, canonical: bytes) -> Key:
-        """The key of a canonical input, asked by a tenant."""
+        """The key of a canonical input of a tenant."""
         begun = self._begun.get(tenant)
         if begun is None:
             begun = self._base.copy()
-            begun.update(_framed(tenant))
+            begun.update(_frame(tenant))
             if len(self._begun) >= _TENANTS_KEPT:
                 self._begun.clear()
             self._begun[tenant] = begun
         hashed = begun.copy()
-        hashed.update(_framed(hashlib.blake2b(canonical, digest_size=DIGEST_BYTES).digest()))
+        hashed.update(_frame(hashlib.blake2b(canonical, digest_size=DIGEST_BYTES).digest()))
         digest = hashed.digest()
         return Key(digest, value_name(self._prefix, digest), self.generation_name)
 
 
-def _framed(part: bytes) -> bytes:
-    """With its length before it, a part cannot be mistaken for the end of another or the beginning of the next."""
+def _frame(part: bytes) -> bytes:
+    """Prefix a part with its length, so that no two lists of parts have the same bytes."""
     return b"%d:%s" % (len(part), part)
 
 
 class Memo:
-    """The keys of raw bodies, for one keyring, so that a body is validated and hashed once.
+    """Remembers the keys of raw bodies, for one keyring, so that a body is validated and hashed once.
 
-    A body is remembered together with its tenant, because the key is the tenant's own.
+    A body is remembered together with its tenant, because the key depends on both.
 
     Args:
-        max_bytes: of memory, about: bodies, tenants and what each entry costs. The one used least recently goes first.
+        max_bytes: approximate memory for bodies, tenants and their entries. The least recently used goes first.
     """
 
     def __init__(self, max_bytes: int = 8 * 2**20) -> None:
@@ -89,7 +93,7 @@ class Memo:
         return len(self._keys)
 
     def get(self, tenant: bytes, body: bytes) -> Key | None:
-        """The key that was kept for this body of this tenant."""
+        """The key remembered for this body of this tenant."""
         asked = tenant, body
         key = self._keys.get(asked)
         if key is not None:
@@ -97,7 +101,7 @@ class Memo:
         return key
 
     def put(self, tenant: bytes, body: bytes, key: Key) -> None:
-        """Keep a key. A body that would take more than an eighth of the room is not kept."""
+        """Remember a key, unless its entry would take more than an eighth of `max_bytes`."""
         size = _ENTRY_BYTES + len(tenant) + len(body)
         if size > self._max_bytes // 8 or (tenant, body) in self._keys:
             return

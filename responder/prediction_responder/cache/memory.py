@@ -1,4 +1,4 @@
-"""A cache in this process: for a first look without Redis, and for tests."""
+"""A cache in this process: to try the responder without Redis, and for tests."""
 
 import asyncio
 import math
@@ -29,11 +29,11 @@ from prediction_responder.cache.value import FENCE_BYTES, generation_of, is_entr
 
 
 class MemoryCache:
-    """Keeps at most `max_bytes` of values and drops the one that was used least recently.
+    """Keeps at most `max_bytes` of values and drops the least recently used.
 
     Args:
-        max_bytes: the values' bytes, names included.
-        clock: seconds that only go forward.
+        max_bytes: bytes of values and their names.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,7 +43,7 @@ class MemoryCache:
         self._bytes = 0
         self._waiting: dict[str, set[MemoryCache]] = {}
         self._deaths: dict[str, dict[bytes, int]] = {}
-        self._planned: dict[str, float] = {}  # when what stays for the sake of a lease was to end
+        self._planned: dict[str, float] = {}  # original expiry of the values that a lease prolongs
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._shared = self
 
@@ -51,7 +51,7 @@ class MemoryCache:
         return f"<MemoryCache {len(self._shared._values)} values, {self._shared._bytes} bytes>"
 
     def beside(self) -> "MemoryCache":
-        """The same cache, as another replica sees it: with an inbox of its own."""
+        """The same cache for another replica, with an inbox of its own."""
         other = MemoryCache()
         other._shared = self._shared
         return other
@@ -88,7 +88,7 @@ class MemoryCache:
         left_ms = shared._left_ms(slot) if found is not None and place.slot is Slot.REFRESH else 0
         if found is None:
             shared._set(slot, mark, lease_ms)
-            shared._stays(place, lease_ms)
+            shared._prolong(place, lease_ms)
         names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xfr")
         starts, fence, failures, refresh = map(shared._get, names)
         beside = refresh or b"" if place.slot is Slot.VALUE else b""
@@ -99,7 +99,7 @@ class MemoryCache:
         if found is None or found[:SEEN_BYTES] != seen[:SEEN_BYTES]:
             return False
         self._shared._set(slot_name(place), mark, lease_ms)
-        self._shared._stays(place, lease_ms)
+        self._shared._prolong(place, lease_ms)
         return True
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
@@ -116,7 +116,7 @@ class MemoryCache:
             stands.append(found in (None, mark) and self._is_fenced_by(place, fence))
             if stands[-1]:
                 self._shared._set(slot_name(place), mark, lease_ms)
-                self._shared._stays(place, lease_ms)
+                self._shared._prolong(place, lease_ms)
         return stands
 
     async def commit(self, commit: Commit) -> bool:
@@ -137,7 +137,7 @@ class MemoryCache:
         if stores:
             shared._set(place.name, commit.value, commit.ttl_ms)
         else:
-            shared._ends_as_planned(place.name)
+            shared._restore_expiry(place.name)
         if commit.mark:
             shared._set(slot_name(place), commit.mark, commit.mark_ms)
         head = commit.digest + token_of(mark)
@@ -210,8 +210,8 @@ class MemoryCache:
     def _left_ms(self, name: str) -> int:
         return max(0, round((self._values[name][1] - self._clock()) * 1000))
 
-    def _stays(self, place: Place, lease_ms: int) -> None:
-        """A value stays while a lease stands beside it."""
+    def _prolong(self, place: Place, lease_ms: int) -> None:
+        """Keep a value while a lease stands beside it."""
         kept = self._values.get(place.name)
         if place.slot is Slot.VALUE or kept is None or not is_entry(kept[0]):
             return
@@ -219,8 +219,8 @@ class MemoryCache:
             self._planned.setdefault(place.name, kept[1])
             self._values[place.name] = kept[0], self._clock() + lease_ms / 1000
 
-    def _ends_as_planned(self, name: str) -> None:
-        """A value that has stayed for a lease's sake, and was not replaced."""
+    def _restore_expiry(self, name: str) -> None:
+        """Give a value that a lease prolonged, and that was not replaced, its original expiry."""
         kept, planned = self._values.get(name), self._planned.pop(name, None)
         if kept is not None and planned is not None:
             self._values[name] = kept[0], planned

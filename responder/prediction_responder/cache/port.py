@@ -1,4 +1,4 @@
-"""What the service asks of a cache. The behaviour is specified in tests/contract/test_cache.py and test_leases.py."""
+"""The port of the cache. tests/contract/test_cache.py and test_leases.py specify its behaviour."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FENCED_MS = DEATHS_KEPT_MS = 3_600_000
 
 
 class CacheUnavailable(Exception):
-    """The cache cannot be used now. Nobody but the latency suffers: the service asks the model."""
+    """The cache cannot be used now. Only latency suffers: the service calls the model."""
 
 
 class CacheRefused(CacheUnavailable):
@@ -28,7 +28,7 @@ class CacheRefused(CacheUnavailable):
 
 
 class Slot(Enum):
-    """Where a lease stands: in the place of the value, or beside a value that is being refreshed."""
+    """Where a lease stands: in the place of the value, or beside a value while it is refreshed."""
 
     VALUE = "v"
     REFRESH = "r"
@@ -42,12 +42,12 @@ class Place(NamedTuple):
 
 
 def slot_name(place: Place) -> str:
-    """The name of what stands in a slot."""
+    """The name of a slot in the store."""
     return place.name if place.slot is Slot.VALUE else beside_name(place.name, place.slot.value)
 
 
 def attempts_name(place: Place) -> str:
-    """Where the starts of the model for a place are written down."""
+    """The name of the record of the model's starts for a place."""
     return beside_name(place.name, f"a{place.slot.value}")
 
 
@@ -55,13 +55,13 @@ class Claimed(NamedTuple):
     """What a claim found.
 
     Args:
-        found: what stood in the slot, which then still stands; None when it was empty and the mark is there now.
-        starts: the replicas in which the model was started for this place and did not come to an end.
-        fence: what the last invalidation of the key has left; whoever had claimed before it can end no lease.
-        failures: what is noted of failures in a row; see `failures_note`.
-        beside: what stands beside a value, where the place of the value was claimed.
-        moved: nothing was claimed, because the value is not any more the one that was to be refreshed.
-        left_ms: how long what was found beside a value will stand there.
+        found: what the slot held, and still holds; None when it was empty and holds the mark now.
+        starts: the replicas that started the model for this place and did not end it.
+        fence: set by the last invalidation of the key; a lease that was claimed before it cannot be committed.
+        failures: the note of failures in a row; see `failures_note`.
+        beside: what the refresh slot holds, if the value's place was claimed.
+        moved: nothing was claimed, because the value that was to be refreshed was replaced or is gone.
+        left_ms: the remaining TTL of what was found in the refresh slot.
     """
 
     found: bytes | None
@@ -86,15 +86,14 @@ class Commit:
     """The end of a lease.
 
     Args:
-        held: the lease; nothing happens unless it still stands, or the slot of the value is empty, and unless the fence
-            is the same.
-        value: what to store, and to push to those who wait.
-        ttl_ms: how long it may live; 0 stores nothing.
-        kind: one byte before what is pushed.
-        digest: of the key; it is pushed as well.
-        clear_attempts: the model's process has survived; that counts for one who comes too late, too.
-        mark, mark_ms: what is to stand in the slot afterwards, and for how long; empty for nothing.
-        failures: what to note of failures in a row; nothing to forget them, None to leave the note alone.
+        held: the lease; it ends only if its mark still stands or the value's slot is empty, and the fence is the same.
+        value: what to store, and to push to the followers.
+        ttl_ms: its TTL; 0 stores nothing.
+        kind: the first byte of the push.
+        digest: of the key; part of the push.
+        clear_attempts: erase the starts, because the process has survived; done even if the commit comes too late.
+        mark, mark_ms: what the slot holds afterwards, and for how long; empty for nothing.
+        failures: the new note of failures in a row; empty erases the note, None leaves it.
     """
 
     held: Held
@@ -109,92 +108,92 @@ class Commit:
 
 
 class Cache(Protocol):
-    """Values by name, each with a time to live."""
+    """Values by name, each with a TTL."""
 
     @property
     def is_up(self) -> bool:
-        """Whether it can be reached."""
+        """Whether the cache can be reached."""
 
     @property
     def problem(self) -> str | None:
-        """What ails it and what follows from that, in one line; None while nothing does."""
+        """What is wrong and what follows from that, in one line; None if nothing is wrong."""
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """The values of these names, in this order; None where there is none or it has expired.
+        """The values of these names, in this order; None for a missing or expired one.
 
         Raises:
             CacheUnavailable: within the operation timeout.
         """
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
-        """Keep a value for `ttl_ms` milliseconds, which must be positive: no answer lives for ever.
+        """Keep a value for `ttl_ms` milliseconds, which must be positive: every answer expires.
 
         Raises:
-            CacheUnavailable: within the operation timeout; the value may or may not be there.
+            CacheUnavailable: within the operation timeout; the value may or may not be stored.
         """
 
     async def settle_on(self, name: str, proposal: bytes) -> bytes:
-        """The value that is kept under a name for good: the one that is there, or else the proposal.
+        """The value that a name keeps without expiry: the one that is there, or else the proposal.
 
         Raises:
             CacheUnavailable: within the operation timeout.
         """
 
     async def __aenter__(self) -> Self:
-        """Begin. Raises nothing when the cache cannot be reached: it goes on trying."""
+        """Connect. If the cache cannot be reached, it raises nothing and keeps trying."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
 class LeaseStore(Cache, Protocol):
-    """The steps of the lease protocol (ARCHITECTURE.md); each is atomic.
+    """The steps of the lease protocol (docs/explanation/leases.md); each is atomic.
 
-    All raise CacheUnavailable within the operation timeout, and then may or may not have happened.
+    All coroutines raise CacheUnavailable within the operation timeout; the step then may or may not have happened.
     """
 
     async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
-        """Put a mark into an empty slot, for as long as a lease lasts. Safe to repeat: one finds one's own mark.
+        """Put a mark into an empty slot, for the length of a lease. Safe to repeat: a repetition finds its own mark.
 
         Args:
-            seen: how the value begins that is to be refreshed. With another one, or none, nothing is claimed. While
-                a lease stands beside a value, the value stays, or else its place would be claimed as well.
+            seen: the first bytes of the value to refresh. If the value is another one or gone, nothing is claimed.
+                While a lease stands beside a value, the value stays, or its place would be claimed as well.
         """
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        """Replace exactly what was seen by a mark; False when something else stands there now."""
+        """Replace exactly what was seen by a mark; False when the slot holds something else by now."""
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        """Have our inbox told when the holder of a mark ends; the milliseconds it has left, None when it is gone."""
+        """Have a lease's result pushed to our inbox. Returns the milliseconds it has left, None when it is gone."""
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
-        """Make leases last, and put those back that the store has lost; False where one has ended for good."""
+        """Renew leases, and restore those that the store has lost; False for each that has ended for good."""
 
     async def commit(self, commit: Commit) -> bool:
-        """End a lease: store, tell those who wait, let go. False, and none of it, when another holds it by then.
+        """End a lease: store, push to the followers, free the slot. False, and none of it, if another one holds it.
 
-        A refresh that stores nothing leaves the value the end that it had before. One of another generation than what
-        stands there by now stores nothing.
+        A refresh that stores nothing gives the value its original expiry. If the value is of another
+        generation by then, a refresh ends, stores nothing and returns False.
         """
 
     async def fence(self, name: str) -> bool:
-        """Make an answer a miss, and have whoever works on it now end in vain; whether a value was there."""
+        """Make an answer a miss, and fence the calls that compute it now. Returns whether a value was there."""
 
     def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        """Write down, before our next step, where the model was started for a place. It is not waited for."""
+        """Record, before our next step, the replicas that started the model for a place. Does not wait."""
 
     def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
-        """Write down which replicas seem to have died, in the namespace of this answer. It is not waited for."""
+        """Record which replicas seem to have died, in the namespace of this answer. Does not wait."""
 
     async def deaths(self, name: str, since_ms: int) -> set[bytes]:
         """Which replicas of the namespace seem to have died since then."""
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
-        """Say who is told what commits push, and who is told when pushes may have been missed."""
+        """Set the callbacks for each push of a commit, and for when pushes may have been missed."""
 
 
 def ids_in(written: bytes | None) -> tuple[bytes, ...]:
-    """The identifiers of replicas, 8 bytes each, that were written one after the other."""
+    """The replica ids, 8 bytes each, in a record of them."""
     return tuple((written or b"")[at : at + 8] for at in range(0, len(written or b""), 8))

@@ -31,22 +31,22 @@ from prediction_responder.observe.logs import logger
 
 log = logger(__name__)
 
-NAMES_AT_ONCE = 128  # a longer MGET would keep Redis from its other clients
+NAMES_AT_ONCE = 128  # a longer MGET would block the other clients of Redis
 
 
 class UnsuitableCache(Exception):
-    """Redis is set up so that it would drop leases first; the message says what to change."""
+    """The settings of Redis make it evict leases first; the message says what to change."""
 
 
 class RedisCache:
-    """Values and leases in Redis, the values read with one MGET for many.
+    """Values and leases in Redis. One MGET reads many values.
 
-    Commands share one connection, on which they keep their order. What commits push comes on another one.
+    Commands share one connection, on which they keep their order. Pushes arrive on another one.
 
     Args:
-        url, timeout_s: see `RedisLink`. There are no retries: redis-py's defaults keep a request waiting for a minute
-            on a server that does not answer.
-        inbox: the channel on which this replica is told how the flights ended that it waits for; its own alone.
+        url, timeout_s: see `RedisLink`. There are no retries: with redis-py's defaults a request would wait for a
+            minute on a server that does not answer.
+        inbox: the channel of this replica alone, on which commits push the results that it waits for.
     """
 
     def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
@@ -65,20 +65,20 @@ class RedisCache:
 
     @property
     def is_up(self) -> bool:
-        """Whether Redis answers; while False everything is CacheUnavailable at once."""
+        """Whether Redis answers; while False every command raises CacheUnavailable at once."""
         return self._link.is_up
 
     @property
     def problem(self) -> str | None:
         if self._link.problem is not None:
-            return f"{self._link.problem}; answers are right, and not cached"
+            return f"{self._link.problem}; answers are correct but not cached"
         if self._inbox_link is not None and self._inbox_link.problem is not None:
-            return f"pushes: {self._inbox_link.problem}; who waits for another replica asks again every second"
+            return f"pushes: {self._inbox_link.problem}; followers poll once a second instead"
         return None
 
     @property
     def hears(self) -> bool:
-        """Whether what commits push arrives."""
+        """Whether pushes arrive."""
         return self._inbox_link is not None and self._inbox_link.is_up
 
     async def __aenter__(self) -> Self:
@@ -103,7 +103,7 @@ class RedisCache:
             starts = range(0, len(names), NAMES_AT_ONCE)
             asked = [self._link.ask("MGET", *names[start : start + NAMES_AT_ONCE]) for start in starts]
             values = [value for part in asked for value in await part]
-        return values  # type: ignore[no-any-return] # MGET's reply has nothing but bytes and None
+        return values  # type: ignore[no-any-return] # MGET replies with bytes and None only
 
     async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
         if ttl_ms <= 0:
@@ -122,12 +122,12 @@ class RedisCache:
             claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
         else:
             claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
-        # After the claim: who finds the fence of a later invalidation calls the model later than that.
+        # Sent after the claim: if it reads the fence of a later invalidation, the model is called after that.
         base = place.name[:-1]
         beside = self._link.ask("MGET", attempts_name(place), f"{base}x", f"{base}f", f"{base}r")
         try:
             found = await claimed
-        except CacheRefused:  # out of memory, read-only, too few replicas: what is there can be read all the same
+        except CacheRefused:  # out of memory, read-only, too few replicas: reads still work
             found = await self._link.ask("GET", slot)
             if found is None:
                 raise
@@ -164,7 +164,7 @@ class RedisCache:
         done = await asyncio.gather(*asked, return_exceptions=True)
         for one in done:
             if isinstance(one, BaseException):
-                # To repeat it here could bring back a lease that has been ended since. The next renewal is soon.
+                # Repeating it here could restore a lease that has ended since. The next renewal comes soon.
                 await self._link.ask("SCRIPT", "LOAD", scripts.RENEW.text)
                 raise one
         return [bool(one) for one in done]
@@ -188,14 +188,14 @@ class RedisCache:
             "" if commit.failures is None else commit.failures or "0",
         )
         if done == 2:
-            raise CacheRefused("OOM: told those who wait, but could not store")
+            raise CacheRefused("OOM: pushed to the followers, but not stored")
         return bool(done)
 
     async def fence(self, name: str) -> bool:
         fence = secrets.token_bytes(FENCE_BYTES)
         places = [Place(name, slot) for slot in Slot]
         asked = [
-            self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: nothing old can end now
+            self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: fences older leases
             self._link.ask("GETDEL", name),
             self._link.ask("DEL", *(beside_name(name, suffix) for suffix in "rfh"), *map(attempts_name, places)),
         ]
@@ -203,7 +203,7 @@ class RedisCache:
         return before is not None and is_entry(before)
 
     def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        # A process that dies now has said it: what is in the socket arrives.
+        # If this process dies now, the command still arrives: it is written to the socket already.
         self._link.tell("SET", attempts_name(place), b"".join(replicas), "PX", keep_ms)
 
     def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
@@ -223,7 +223,7 @@ class RedisCache:
         return await self._begin(script, keys, *arguments)
 
     def _begin(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
-        """Send it now."""
+        """Send a script now; the result awaits its reply."""
         return self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
 
     def _evalsha(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
@@ -232,7 +232,7 @@ class RedisCache:
     async def _or_eval(
         self, asked: Awaitable[Any], script: Script, keys: Sequence[str], *arguments: str | bytes | int
     ) -> Any:
-        """The reply; a Redis that has forgotten a script (a restart, SCRIPT FLUSH) is told it again."""
+        """The reply. A Redis that has lost the script (a restart, SCRIPT FLUSH) gets its text."""
         try:
             return await asked
         except CacheRefused as error:
@@ -243,8 +243,8 @@ class RedisCache:
     async def _check_eviction(self) -> None:
         try:
             info: bytes = await self._link.ask("INFO", "memory")
-        except CacheRefused:  # not allowed to ask
+        except CacheRefused:  # no permission for INFO
             return
         if b"maxmemory_policy:volatile-ttl" in info:
-            msg = "Redis evicts what expires soonest (maxmemory-policy volatile-ttl): leases first. Set allkeys-lru"
+            msg = "Redis evicts leases first (maxmemory-policy volatile-ttl: what expires soonest). Set allkeys-lru"
             raise UnsuitableCache(msg)

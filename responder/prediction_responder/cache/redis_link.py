@@ -1,4 +1,4 @@
-"""A connection to Redis that comes back. The only file that knows redis-py: it reads the URL."""
+"""A connection to Redis that reconnects. Only this file imports redis-py, to read the URL."""
 
 import asyncio
 import contextlib
@@ -24,24 +24,24 @@ class InvalidCacheUrl(ValueError):
 
 
 class RedisLink:
-    """Commands to Redis on one connection that comes back when it is lost.
+    """Commands to Redis on one connection, which reconnects when it is lost.
 
-    Nobody ever waits for a connection that is down: what was asked when it is lost fails at once, and so does what
-    is asked until a new one has worked.
+    No caller waits for a lost connection: pending commands fail at once, and so do later ones until a new connection
+    works.
 
     redis-py reads the URL (address, TLS, credentials, database), hiredis packs commands and parses replies. The socket
-    is ours: redis-py's pool, locks, tasks and timers for each command are what makes a client slow here.
+    is ours: redis-py is slower, because of its pool, and its locks, tasks and timers for each command.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
         timeout_s: how long one command may take, and how long connecting may take. A command that takes longer ends the
-            connection, because the reply to it could no longer be told from the reply to the next one.
-        subscription: what the connection is for, if it is for listening. Nobody else notices when a connection dies
-            on which nothing is asked, so Redis is asked every second whether it is there.
-        prepare: what to send when a connection is made; it may be refused.
+            connection, because its reply could be mistaken for the reply to the next command.
+        subscription: the channel to listen to, if the connection is for pushes. It carries no commands that would fail
+            when it dies, so it sends a PING every second.
+        prepare: commands to send on each new connection; Redis may refuse them.
 
     Raises:
-        InvalidCacheUrl: the URL has an option that nobody knows.
+        InvalidCacheUrl: the URL has an option that redis-py does not know.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RedisLink:
         self._timeout_s = timeout_s
         try:
             pool: Any = ConnectionPool.from_url(url)
-            self._target: Any = pool.make_connection()  # connects nothing, but refuses options that nobody knows
+            self._target: Any = pool.make_connection()  # does not connect, but refuses unknown options
         except (TypeError, ValueError) as error:
             msg = f"REDIS_URL: {error}"
             raise InvalidCacheUrl(msg) from error
@@ -71,7 +71,7 @@ class RedisLink:
         return f"<RedisLink {self._up or self._problem}>"
 
     async def __aenter__(self) -> Self:
-        """Try to connect once; whether that worked or not, trying goes on."""
+        """Connect, or return after the first failure and keep trying."""
         self._task = asyncio.create_task(self._supervise(), name="redis link")
         try:
             await self._tried.wait()
@@ -95,7 +95,7 @@ class RedisLink:
 
     @property
     def problem(self) -> str | None:
-        """Why it is not up, in one line."""
+        """Why it is not up, in one line; None while it is."""
         return None if self._up is not None else self._problem
 
     def ask(self, *command: str | bytes | int) -> "asyncio.Future[Any]":
@@ -108,11 +108,11 @@ class RedisLink:
             return self._up.ask(command)
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(CacheUnavailable(self._problem))
-        failed.exception()  # seen, even if nobody looks
+        failed.exception()  # mark it as retrieved, or asyncio logs it if it is never awaited
         return failed
 
     def tell(self, *command: str | bytes | int) -> None:
-        """Send a command that is answered by nothing, before anything else happens here; nobody learns if it fails."""
+        """Write a command to the socket before this returns. Its reply is not read, and its failure not reported."""
         if self._up is not None:
             self._up.tell(command)
 
@@ -140,14 +140,14 @@ class RedisLink:
                 self._up = None
                 connection.end("closed")
             self._tried.set()
-            if self._problem != said:  # once, however long it lasts
+            if self._problem != said:  # once per outage
                 said = self._problem
                 log.warning("redis_away", to=self._purpose, problem=said)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
     async def _connect(self, connection: "Pipelined") -> None:
-        """Open the socket and log in; the PING proves that Redis answers, and that we may ask."""
+        """Open the socket and log in; the PING proves that Redis answers and accepts our login."""
         loop, target = asyncio.get_running_loop(), self._target
         context = target.ssl_context.get() if hasattr(target, "ssl_context") else None
         if hasattr(target, "path"):
@@ -167,11 +167,11 @@ class RedisLink:
             with contextlib.suppress(CacheRefused):
                 await reply
         with contextlib.suppress(CacheRefused):
-            # Where CLIENT is forbidden, SKIP would be answered, and every later reply taken for another's.
+            # Where CLIENT is forbidden, SKIP would get a reply, and every later reply would go to the wrong command.
             connection.can_skip = await connection.ask(("CLIENT", "REPLY", "ON")) == b"OK"
 
     async def _watch(self, connection: "Pipelined") -> None:
-        """Until the connection has ended."""
+        """Wait until the connection has ended."""
         if self._subscription is None:
             await asyncio.wait({connection.ended})
             return

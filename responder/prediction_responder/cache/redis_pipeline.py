@@ -1,4 +1,4 @@
-"""One connection to Redis: commands of one turn of the event loop in one write, replies in their order."""
+"""One connection to Redis. Commands of one event loop turn share a write; replies keep their order."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ class Subscription(NamedTuple):
     Args:
         channel: its name.
         on_message: called with each message.
-        on_begun: called whenever it has begun: what was published before is lost.
+        on_begun: called whenever the subscription begins: messages published before are lost.
     """
 
     channel: str
@@ -31,7 +31,7 @@ class Subscription(NamedTuple):
 
 
 class Pipelined(asyncio.Protocol):
-    """One connection. What is asked in one turn of the event loop leaves in one write; replies come in order."""
+    """One connection. It ends when a reply is overdue, or when the bytes are no Redis protocol."""
 
     def __init__(self, timeout_s: float, subscription: Subscription | None) -> None:
         self._subscription = subscription
@@ -57,13 +57,13 @@ class Pipelined(asyncio.Protocol):
         self.end(f"{type(exc).__name__}: {exc}" if exc else "Redis closed the connection")
 
     def ask(self, command: Command) -> "asyncio.Future[Any]":
-        packed = _pack(command)  # first: what cannot be packed must not wait for a reply
+        packed = _pack(command)  # first: a command that cannot be packed must not wait for a reply
         reply: asyncio.Future[Any] = self._loop.create_future()
         is_quiet = not self._asked
         self._asked.append((reply, self._loop.time() + self._timeout_s))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._check)
-        if is_quiet:  # there is nothing to wait for that could share the write
+        if is_quiet:  # no reply is pending, so send it without delay
             self._write(packed)
         else:
             if not self._queued:
@@ -90,21 +90,21 @@ class Pipelined(asyncio.Protocol):
                 reply, _ = self._asked.popleft()
                 if reply.done():
                     continue
-                if isinstance(value, hiredis.HiredisError):  # the answer to one command; the connection is well
+                if isinstance(value, hiredis.HiredisError):  # concerns one command; the connection still works
                     reply.set_exception(CacheRefused(str(value)))
-                    reply.exception()  # seen, even if whoever asked has gone
+                    reply.exception()  # mark it as retrieved, as its caller may have gone
                 else:
                     reply.set_result(value)
         except (hiredis.ProtocolError, IndexError) as error:
             self.end(f"this is not Redis: {error}")
 
     def end(self, problem: str) -> None:
-        """The connection is over, in this step: whoever waits for a reply has none."""
+        """End the connection now: every pending command fails."""
         asked, self._asked, self._queued = self._asked, deque(), []
         for reply, _ in asked:
             if not reply.done():
                 reply.set_exception(CacheUnavailable(problem))
-                reply.exception()  # seen, even if whoever asked has gone
+                reply.exception()  # mark it as retrieved, as its caller may have gone
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -123,9 +123,9 @@ class Pipelined(asyncio.Protocol):
             self._transport.write(data)
 
     def _check(self) -> None:
-        """The oldest command that has no reply decides, and a reply that is arriving is not late.
+        """End the connection if the oldest pending command is overdue and nothing has arrived for the timeout.
 
-        One timer for all of them, and none while nothing is asked.
+        One timer serves all commands; it does not run while none is pending.
         """
         self._watch = None
         if not self._asked:

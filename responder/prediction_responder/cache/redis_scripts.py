@@ -1,7 +1,7 @@
-"""The steps of the lease protocol that Redis has no single command for.
+"""Scripts for the steps of the lease protocol that Redis has no single command for.
 
-None of them stands on the path of a cached answer. All keys of one script share a hash tag, and so a cluster slot. They
-run on Redis 7.0 and later and on Valkey.
+A hit needs none of them. All keys of one script share a hash tag, and so a cluster slot. They run on Redis 7.0 and
+later and on Valkey.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from prediction_responder.cache.value import MARK_BYTES, TOKEN_BYTES
 
 @dataclass(frozen=True)
 class Script:
-    """A script and the name by which Redis knows it."""
+    """A script, and the SHA-1 by which Redis calls it."""
 
     text: str
     sha: str = field(init=False)
@@ -23,8 +23,8 @@ class Script:
         object.__setattr__(self, "sha", sha)
 
 
-# What has a lease beside it stays: who finds it missing would begin a call of its own. A mark is not prolonged. A value
-# knows when it was to end, and does so when the lease has ended and left it there.
+# A value stays while a lease stands beside it; otherwise the next miss would claim its place and call the model too. A
+# mark is not prolonged. The value's header holds its original expiry, which is restored if the value is not replaced.
 _STAYS = """
 local function is_value(text)
   local kind = string.byte(text, 1)
@@ -50,8 +50,8 @@ local function generation_of(text)
 end
 """
 
-# KEYS: slot beside the value, value. ARGV: mark, milliseconds, how the value begins. Nothing comes back for a claim
-# that was granted; -1 when the value is another one.
+# KEYS: refresh slot, value. ARGV: mark, milliseconds, first bytes of the value. Returns nothing for a claim that was
+# granted, else what the slot holds and its TTL; -1 as the TTL when the value is another one.
 CLAIM_BESIDE = Script(f"""{_STAYS}
 if ARGV[3] ~= '' and redis.call('GETRANGE', KEYS[2], 0, #ARGV[3] - 1) ~= ARGV[3] then return {{'', -1}} end
 local found = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
@@ -68,7 +68,7 @@ if KEYS[1] ~= KEYS[2] then stays(KEYS[2], ARGV[3]) end
 return 1
 """)
 
-# KEYS: slot, waiting. ARGV: mark, inbox, milliseconds.
+# KEYS: slot, inboxes of followers. ARGV: mark, inbox, milliseconds.
 REGISTER = Script(f"""
 if redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES}) ~= ARGV[1] then return -1 end
 redis.call('SADD', KEYS[2], ARGV[2])
@@ -76,8 +76,8 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return math.max(0, redis.call('PTTL', KEYS[1]))
 """)
 
-# KEYS: slot, fence, value. ARGV: mark, fence, milliseconds. A slot that is empty has been lost (eviction, FLUSHALL, a
-# restart), or its key was invalidated, and then the fence is another.
+# KEYS: slot, fence, value. ARGV: mark, fence, milliseconds. If the slot is empty, it was lost (eviction, FLUSHALL, a
+# restart), or the key was invalidated, and then the fence differs.
 RENEW = Script(f"""{_STAYS}
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
 local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
@@ -92,11 +92,10 @@ if KEYS[1] ~= KEYS[3] then stays(KEYS[3], ARGV[3]) end
 return 1
 """)
 
-# KEYS: value, refresh, waiting, fence, attempts, failures, handed over.
-# ARGV: slot, mark, content, milliseconds, kind, digest, clear attempts, fence, what stands there then, its
-# milliseconds, failures.
-# A server that is out of memory refuses the SET: those who wait are told all the same. One who comes too late has come
-# to an end as well, so that an input whose leaders are only slow is never taken for one that kills them.
+# KEYS: value, refresh slot, inboxes of followers, fence, starts, failures, handed-over answer.
+# ARGV: slot, mark, content, milliseconds, kind, digest, clear the starts, fence, next mark, its milliseconds, failures.
+# A server that is out of memory refuses the SET; the followers get the push all the same. A commit that comes too late
+# erases the starts too: its process survived, so an input whose leaders are only slow gets no crash count.
 COMMIT = Script(f"""{_STAYS}
 if ARGV[7] == '1' then redis.call('DEL', KEYS[5]) end
 if (redis.call('GET', KEYS[4]) or '') ~= ARGV[8] then return 0 end

@@ -1,13 +1,13 @@
-"""What may stand under the name of an answer: an answer or a mark; told apart by the first byte.
+"""What may stand under the name of an answer: an answer or a mark. The first byte tells which.
 
-    0  lease      generation, token: somebody works on the answer
+    0  lease      generation, token: a replica computes the answer
     4  answer     checksum, digest, generation, times, the encoded reply body
-    5  refusal    the same; its body is the error of an input that can never be answered
-    6  cool-down  generation, until when: the model has failed on this input lately
-    7  unshared   generation, token: too large to be kept; those who ask do not wait for each other
+    5  refusal    the same; its body is the error of an invalid input
+    6  cool-down  generation, until when: the model failed on this input recently
+    7  unshared   generation, token: too large to be kept; replicas do not wait for each other
 
-1, 2 and 3 were formats of answers; 3 had no checksum. An answer names the key that it was stored for and the generation
-of its model, so that a value under a wrong name, an outdated or a damaged one is a miss and never an answer.
+1, 2 and 3 were formats of answers; 3 had no checksum. An answer holds the digest of its key and the generation of its
+model, so a value under a wrong name, of an old generation, or damaged is a miss and never an answer.
 """
 
 import struct
@@ -17,13 +17,13 @@ from zlib import crc32
 from prediction_schemas import Code
 
 _HEAD = struct.Struct(">BI16s8sQQQI")
-_CHECKED_FROM = 5  # the checksum covers what follows it, and begins with the first byte
+_CHECKED_FROM = 5  # the checksum covers what follows it; its start value is the first byte
 _GENERATION_AT = 21
 _LEASE, _ANSWER, _REFUSAL, _COOL_DOWN, _UNSHARED = 0, 4, 5, 6, 7
 _CODES: dict[int, Code | None] = {_ANSWER: None, _REFUSAL: Code.INVALID_ARGUMENT}
 _UNTIL = struct.Struct(">B8sQ")
 _FAILURES = struct.Struct(">8sQI")
-_COPIED_BYTES = 4096  # of a larger value a view is checked; to make one costs more than to copy a smaller one
+_COPIED_BYTES = 4096  # a larger value is checked through a view; making one costs more than copying a smaller value
 _MAX_U32 = 2**32 - 1
 
 GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES = 8, 16, 8
@@ -42,7 +42,7 @@ class Entry:
         duration_ms: how long the model took.
         body: the reply body, ready to send.
         code: INVALID_ARGUMENT for the refusal of an input; None for a result.
-        head: of the value that it was read from, which no other value has.
+        head: of the value that it was read from; no other value has the same.
     """
 
     stored_at_ms: int
@@ -57,7 +57,7 @@ def encode_entry(digest: bytes, generation: bytes, entry: Entry, kept_until_ms: 
     """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes).
 
     Args:
-        kept_until_ms: when it is to leave the cache. A value that stays for a refresh's sake still knows.
+        kept_until_ms: when it expires in the cache. Recorded here, because a refresh lease prolongs the TTL in Redis.
     """
     kind = _ANSWER if entry.code is None else _REFUSAL
     times = entry.stored_at_ms, entry.fresh_until_ms, kept_until_ms, min(entry.duration_ms, _MAX_U32)
@@ -67,7 +67,7 @@ def encode_entry(digest: bytes, generation: bytes, entry: Entry, kept_until_ms: 
 
 
 def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None:
-    """The entry, or None for what is no answer or one of another key or generation, cut short, or damaged."""
+    """The entry; None for a mark, another key or generation, or a truncated or damaged value."""
     if len(value) <= HEAD_BYTES:
         return None
     kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
@@ -81,43 +81,43 @@ def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None
 
 
 def generation_of(value: bytes) -> bytes:
-    """The generation of an answer or a mark; for looking at it, not for trusting it."""
+    """The generation of an answer or a mark, without a check of the value."""
     start = _GENERATION_AT if is_entry(value) else 1
     return value[start : start + GENERATION_BYTES]
 
 
 def is_entry(value: bytes) -> bool:
-    """Whether this looks like an answer or a refusal, whoever's and in whatever condition."""
+    """Whether this looks like an answer or a refusal, of any key and possibly damaged."""
     return value[:1] in (b"\4", b"\5")
 
 
 def lease_mark(generation: bytes, token: bytes) -> bytes:
-    """What stands where an answer of this generation will be, while the holder of this token (16 bytes) works on it."""
+    """The mark in the place of an answer of this generation while the holder of this token (16 bytes) computes it."""
     return b"%c%b%b" % (_LEASE, generation, token)
 
 
 def is_lease(value: bytes) -> bool:
-    """Whether somebody works on the answer, or did until lately."""
+    """Whether a replica computes the answer, or did so until recently."""
     return len(value) == MARK_BYTES and value[0] == _LEASE
 
 
 def unshared_mark(lease: bytes) -> bytes:
-    """What stands where an answer would be that is too large to be kept; `lease` is the mark of who found that out."""
+    """The mark in the place of an answer that is too large to be kept; `lease` is the mark of its leader."""
     return b"%c%b" % (_UNSHARED, lease[1:])
 
 
 def is_unshared(value: bytes) -> bool:
-    """Whether everybody calls the model for themselves."""
+    """Whether replicas call the model without waiting for each other."""
     return len(value) == MARK_BYTES and value[0] == _UNSHARED
 
 
 def cool_down_mark(generation: bytes, until_ms: int) -> bytes:
-    """What stands where an answer would be while the model is not tried again."""
+    """The mark in the place of an answer during a cool-down."""
     return _UNTIL.pack(_COOL_DOWN, generation, until_ms)
 
 
 def cools_until_ms(generation: bytes, value: bytes) -> int | None:
-    """When the model is tried again; None for what is no cool-down of this generation."""
+    """When the model may be called again; None if this is no cool-down of this generation."""
     if len(value) != _UNTIL.size or value[0] != _COOL_DOWN or generation_of(value) != generation:
         return None
     until_ms: int = _UNTIL.unpack(value)[2]
@@ -125,12 +125,12 @@ def cools_until_ms(generation: bytes, value: bytes) -> int | None:
 
 
 def failures_note(generation: bytes, until_ms: int, count: int) -> bytes:
-    """What is remembered of failures in a row, longer than the mark that they have left."""
+    """The note of failures in a row, which is kept longer than the cool-down mark."""
     return _FAILURES.pack(generation, until_ms, count)
 
 
 def read_failures(generation: bytes, note: bytes) -> tuple[int, int]:
-    """How many failures in a row there were in this generation, and until when the model cools down."""
+    """How many failures in a row there were in this generation, and when the cool-down ends."""
     if len(note) != _FAILURES.size or not note.startswith(generation):
         return 0, 0
     _, until_ms, count = _FAILURES.unpack(note)
@@ -138,7 +138,7 @@ def read_failures(generation: bytes, note: bytes) -> tuple[int, int]:
 
 
 def is_cool_down(value: bytes) -> bool:
-    """Whether this is a cool-down, of whatever generation."""
+    """Whether this is a cool-down, of any generation."""
     return len(value) == _UNTIL.size and value[0] == _COOL_DOWN
 
 

@@ -1,4 +1,4 @@
-"""How leases end: with an answer or an error for those who wait, or with nothing."""
+"""Ends leases: with an answer or an error for the followers, or without a result."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from prediction_responder.flight.keeper import Keeper, Lease
 
 UNSHARED_MS = 60_000
 MAX_COOL_DOWN_MS = 8_000
-# The first byte of what is pushed to those who wait; the last one says where it can be fetched for a while.
+# The first byte of a push. NOTHING: look again. HANDED_OVER: not kept, but followers can fetch it for a while.
 VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
 
 
@@ -24,9 +24,9 @@ class Commits:
     """Ends leases.
 
     Args:
-        store: where they stand.
-        answers: what is told when the store does not listen.
-        keeper: what renews them until then, and says again what was not heard.
+        store: where leases are kept.
+        answers: is told when the store fails.
+        keeper: renews leases until they end, and repeats commits that got no reply.
     """
 
     def __init__(self, store: LeaseStore, answers: CachedAnswers, keeper: Keeper) -> None:
@@ -36,25 +36,25 @@ class Commits:
         self._sending: set[asyncio.Task[bool]] = set()
 
     async def close(self) -> None:
-        """Send what is still to be said, if the store listens."""
+        """Wait for the commits that are being sent."""
         if self._sending:
             await asyncio.wait(set(self._sending))
 
     async def commit(self, lease: Lease, entry: Entry, lives_ms: int) -> bool:
-        """Hand an answer over to those who wait, and keep it for `lives_ms`; False when it was not kept."""
+        """Push an answer to the followers and keep it for `lives_ms`. Returns whether it is kept."""
         value = encode_entry(lease.key.digest, lease.generation, entry, entry.stored_at_ms + lives_ms)
         return await self._end(lease, VALUE, value, lives_ms, failures=b"") and lives_ms > 0
 
     async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
-        """Hand over an answer that is too large to be kept. For a while nobody waits for the next one of its key."""
+        """Push an answer too large to be kept. For UNSHARED_MS, no replica waits for another's call of its key."""
         value = encode_entry(lease.key.digest, lease.generation, entry)
         await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=b"")
 
     async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
-        """Hand an error over to those who wait, so that they do not try one after the other.
+        """Push an error to the followers, so that they do not try one after the other.
 
         Args:
-            cool_ms: for how long nobody is to try again; 0 if the next one may.
+            cool_ms: how long the model is not to be called again on this input; 0 if the next request may.
         """
         if cool_ms == 0:
             await self._end(lease, ERROR, content)
@@ -65,12 +65,12 @@ class Commits:
         await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=note)
 
     def abandon(self, lease: Lease) -> None:
-        """Let go of a lease without an answer: those who wait look again, and one of them leads. Waits for nothing."""
+        """End a lease, if still held, without a result: followers look again, and one leads. Does not wait."""
         if self._keeper.holds(lease):
             self.release(lease)
 
     def release(self, lease: Lease) -> None:
-        """Let go of a lease that may have been granted, over the connection of the claim, and so after it."""
+        """End a lease that may have been granted. It uses the connection of the claim, and so comes after it."""
         task = asyncio.ensure_future(self._end(lease, NOTHING))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -87,16 +87,16 @@ class Commits:
     ) -> bool:
         self._keeper.drop(lease)
         if not failures and not lease.failures:
-            failures = None  # nothing to forget
-        # Of a model that has not started nothing was learnt.
+            failures = None  # there is no note to erase
+        # If the model never started, its crash count stays.
         clear = lease.started
         commit = Commit(lease.held, content, lives_ms, kind, lease.key.digest, clear, mark, mark_ms, failures)
         try:
             stood = await self._store.commit(commit)
-            return self._keeper.told(stood) if kind != NOTHING else stood
+            return self._keeper.count_fenced(stood) if kind != NOTHING else stood
         except CacheRefused as error:
-            self._answers.went_down(error)
+            self._answers.note_outage(error)
         except CacheUnavailable as error:
-            self._answers.went_down(error)
+            self._answers.note_outage(error)
             self._keeper.commit_later(commit)
         return False

@@ -1,8 +1,8 @@
-"""Inputs that crash the process which computes them.
+"""Crash counts: which inputs crash the process that computes them.
 
-The leader writes down that it starts the model, and its commit erases that. Starts that were never erased belong to
-replicas that died meanwhile. A process that was killed from outside takes down everything it worked on, so three
-deaths are proof only while no other process has died lately; otherwise it takes six.
+The leader records that it starts the model, and its commit erases that. Starts that remain belong to replicas that
+died. A process that is killed from outside also leaves the starts of everything it worked on, so three deaths are proof
+only while no other process has died lately; otherwise it takes six.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from prediction_responder.cache import CachedAnswers, CacheUnavailable, LeaseSto
 from prediction_responder.flight.keeper import Lease
 
 STARTS_KEPT_MS = 3_600_000
-DEATHS_COUNT_MS = 600_000  # older deaths of other processes raise no doubt
+DEATHS_COUNT_MS = 600_000  # older deaths of other replicas do not count
 MAX_STARTS, MAX_STARTS_IN_DOUBT = 3, 6
 
 
@@ -26,7 +26,7 @@ class Crashes:
     Args:
         store: where starts and deaths are written.
         answers: is told when the store cannot be reached.
-        replica: this one's id.
+        replica: the id of this replica.
     """
 
     def __init__(self, store: LeaseStore, answers: CachedAnswers, replica: bytes) -> None:
@@ -35,17 +35,17 @@ class Crashes:
         self._replica = replica
 
     def note_start(self, lease: Lease) -> None:
-        """The model starts under this lease: should this process die now, the next leader sees it."""
+        """Record that the model starts under this lease: if this process dies now, the next leader sees it."""
         lease.started = True
         self._store.write_starts(lease.place, (*lease.starts, self._replica), STARTS_KEPT_MS)
 
     def note_deaths(self, lease: Lease) -> None:
-        """The replicas of earlier starts have died."""
+        """Record that the replicas of earlier starts have died."""
         if lease.starts:
             self._store.write_deaths(lease.key.name, lease.starts, self._answers.now_ms())
 
     async def has_reached_limit(self, lease: Lease) -> bool:
-        """Whether this input has crashed its process too often, as far as that can be known."""
+        """Whether this input has crashed too many replicas; False when other deaths matter and cannot be read."""
         if len(lease.starts) < MAX_STARTS:
             return False
         if len(lease.starts) >= MAX_STARTS_IN_DOUBT:
@@ -53,6 +53,6 @@ class Crashes:
         try:
             deaths = await self._store.deaths(lease.key.name, self._answers.now_ms() - DEATHS_COUNT_MS)
         except CacheUnavailable as error:
-            self._answers.went_down(error)
+            self._answers.note_outage(error)
             return False
         return deaths <= set(lease.starts)

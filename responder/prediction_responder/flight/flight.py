@@ -1,12 +1,12 @@
-"""One call per key in this process, whoever asks.
+"""One call per key in this process, however many callers.
 
-A flight in five promises:
+Flights promise:
 
 1. Per key, one flight at a time takes new waiters.
-2. The work belongs to no caller: it runs in a task of its own. Waiters are records, not awaiters, so there is no
-   await through which the cancellation of one could reach the work or another waiter.
+2. The work belongs to no caller: it runs in a task of its own. Waiters are records, not awaiting tasks, so the
+   cancellation of one cannot reach the work or another waiter.
 3. Success and failure reach every waiter.
-4. No key survives its flight, whatever happened.
+4. A flight's key is removed when the flight ends, however it ends.
 5. Waiting is observable: `repr()`, `len()`, `waiting`.
 """
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class Flight(Generic[W]):
-    """One computation and those who wait for it. `waiters` keeps the order of boarding; the first one leads.
+    """One computation and its waiters, in the order in which they joined; the first one leads.
 
-    A flight without a leader is background work; `asked` is whether anybody has boarded it by now.
+    A flight without a leader is background work; `asked` is whether a waiter has joined it by now.
     """
 
     __slots__ = ("about", "asked", "begun_at", "key", "leader", "started", "task", "waiters")
@@ -38,7 +38,7 @@ class Flight(Generic[W]):
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """The model begins: from now on the work runs to its own limit."""
+        """Mark the model as started: from now on the work runs to its own time limit, even when all waiters leave."""
         self.started = True
 
     def __repr__(self) -> str:
@@ -50,11 +50,11 @@ Finish = Callable[[Flight[W], T | None, Exception | None], None]
 
 
 class Flights(Generic[W, T]):
-    """The flights that are in the air.
+    """The flights in progress.
 
     Args:
-        land: called once for each flight that ends, with its value or its exception, after its key is gone. It
-            answers `flight.waiters`.
+        finish: called once for each flight that ends and was not cancelled, with its value or its exception, after its
+            key is removed. It answers `flight.waiters`.
     """
 
     def __init__(self, finish: "Finish[W, T]") -> None:
@@ -66,15 +66,15 @@ class Flights(Generic[W, T]):
         self._empty.set()
 
     def __len__(self) -> int:
-        """How many are in the air, but for background work."""
+        """How many flights are in progress, without background work."""
         return len(self._all) - len(self._background)
 
     def __repr__(self) -> str:
-        return f"<Flights {len(self)} in the air, {self.waiting} waiting, {self.background} in the background>"
+        return f"<Flights {len(self)} in flight, {self.waiting} waiting, {self.background} in the background>"
 
     @property
     def background(self) -> int:
-        """How many fly in the background."""
+        """How many flights are background work."""
         return len(self._background)
 
     @property
@@ -94,9 +94,9 @@ class Flights(Generic[W, T]):
         self._background.discard(flight)
 
     def begin(self, key: Hashable, leader: W | None, work: "Work[W, T]", about: object = None) -> Flight[W]:
-        """Start a flight, which takes the place of an older one of its key for those who come later.
+        """Start a flight. It replaces an older flight of its key: later waiters join the new one.
 
-        Without a leader it is background work. `about` is whatever its owner wants to remember of it.
+        Without a leader it is background work. `about` is any object that the owner attaches to it.
         """
         loop = asyncio.get_running_loop()
         flight = Flight(key, leader, loop.time(), about)
@@ -105,20 +105,20 @@ class Flights(Generic[W, T]):
         if leader is None:
             self._background.add(flight)
         self._empty.clear()
-        # An empty context: the leader's trace, tenant or anything else of its own must not leak into shared work.
-        flight.task = loop.create_task(self._fly(flight, work), context=Context())
-        # A task that is cancelled before its first step never enters the coroutine, so the end is seen from outside.
+        # An empty context: the leader's trace, tenant or other context variables must not leak into shared work.
+        flight.task = loop.create_task(self._run(flight, work), context=Context())
+        # A task that is cancelled before its first step never enters the coroutine, so a callback removes the flight.
         flight.task.add_done_callback(lambda _: self._remove(flight))
         return flight
 
     def leave(self, flight: Flight[W], waiter: W) -> None:
-        """Remove a waiter. The flight of the last one is cancelled if the model has not started."""
+        """Remove a waiter. If it was the last one and the model has not started, cancel the flight."""
         flight.waiters.pop(waiter, None)
         if not flight.waiters and not flight.started:
             self._cancel(flight)
 
     def take_back(self, *, started: bool) -> list[W]:
-        """End the flights that have not started, or every one, and return those who waited for them."""
+        """End the flights whose model has not started, or all if `started`, and return their waiters."""
         taken: list[W] = []
         for flight in [one for one in self._all if started or not one.started]:
             taken.extend(flight.waiters)
@@ -127,14 +127,14 @@ class Flights(Generic[W, T]):
         return taken
 
     def drop_background(self) -> int:
-        """End the background work that has not started; how much that was."""
+        """End the background flights whose model has not started; returns how many there were."""
         dropped = [one for one in self._background if not one.started]
         for flight in dropped:
             self._cancel(flight)
         return len(dropped)
 
     async def idle(self) -> None:
-        """Wait until nothing is in the air."""
+        """Wait until no flight is in progress."""
         await self._empty.wait()
 
     def _cancel(self, flight: Flight[W]) -> None:
@@ -150,17 +150,17 @@ class Flights(Generic[W, T]):
         if not self._all:
             self._empty.set()
 
-    async def _fly(self, flight: Flight[W], work: "Work[W, T]") -> None:
+    async def _run(self, flight: Flight[W], work: "Work[W, T]") -> None:
         value: T | None = None
         failure: Exception | None = None
         try:
             value = await work(flight)
         except asyncio.CancelledError:
             if not flight.waiters:
-                raise  # ours: `_cancel` is called on flights without waiters only
-            failure = RuntimeError("the work was cancelled from inside")
-        except Exception as error:  # noqa: BLE001 - it belongs to the waiters
+                raise  # by `_cancel`, which is called only on flights without waiters
+            failure = RuntimeError("the work cancelled itself")
+        except Exception as error:  # noqa: BLE001 - every waiter gets it
             failure = error
-        # From here to the landing nothing awaits: nobody can board a flight that has its value.
+        # From here to `_finish` nothing awaits, so no waiter can join a flight that has its value.
         self._remove(flight)
         self._finish(flight, value, failure)

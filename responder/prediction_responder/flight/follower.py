@@ -1,4 +1,4 @@
-"""Who in this replica waits for the end of another replica's flight. Commits push it to one inbox per replica."""
+"""Followers: flights that wait for another replica's lease to end. A commit pushes to one inbox per replica."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ DIGEST_END, TOKEN_END = 17, 33
 
 @dataclass(eq=False)
 class Waiter:
-    """One who waits for the end of the flight with a token.
+    """Waits for the end of the lease with a token.
 
-    `push` becomes what was pushed, without digest and token: a byte that says what it is, and the content; or nothing,
-    when it is time to look again.
+    `push` becomes the pushed bytes without digest and token: a byte for the kind, then the content. Empty bytes mean:
+    look again.
     """
 
     token: bytes
@@ -21,7 +21,7 @@ class Waiter:
 
     @property
     def pushed(self) -> bytes:
-        """What was pushed, if anything was."""
+        """The pushed bytes; empty if there are none yet."""
         return self.push.result() if self.push.done() else b""
 
 
@@ -36,7 +36,7 @@ class Followers:
 
     @contextmanager
     def waiter(self, digest: bytes, token: bytes) -> Iterator[Waiter]:
-        """A waiter that hears what is pushed from now on."""
+        """A waiter that receives pushes from now on."""
         one = Waiter(token, asyncio.get_running_loop().create_future())
         self._waiters.setdefault(digest, set()).add(one)
         try:
@@ -46,17 +46,17 @@ class Followers:
             if not self._waiters[digest]:
                 del self._waiters[digest]
 
-    def pushed(self, push: bytes) -> None:
-        """A flight has ended. Who waits for another one of the same key learns only that it is time to look again:
+    def deliver(self, push: bytes) -> None:
+        """Pass the end of a lease to the waiters of its key.
 
-        either the one it waited for has lost its lease, or this push is older than that one.
+        A waiter for another lease of the key only looks again: its lease was lost, or this push is older than it.
         """
         kind, digest, token, content = push[:1], push[1:DIGEST_END], push[DIGEST_END:TOKEN_END], push[TOKEN_END:]
         for waiter in self._waiters.get(digest, ()):
             _tell(waiter, kind + content if token == waiter.token else b"")
 
     def look_again(self) -> None:
-        """Pushes may have been missed."""
+        """Make every waiter look again, because pushes may have been missed."""
         for waiters in self._waiters.values():
             for waiter in waiters:
                 _tell(waiter, b"")

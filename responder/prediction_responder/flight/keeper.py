@@ -1,4 +1,4 @@
-"""What a replica does beside its flights: it renews the leases that it holds, and says again what was not heard."""
+"""Renews the leases that this replica holds, and repeats commits that got no reply."""
 
 import asyncio
 from collections import deque
@@ -19,13 +19,13 @@ UNSENT_KEPT = 1024
 
 @dataclass(eq=False)
 class Lease:
-    """The right to call the model for a key, and the duty to say how that ended.
+    """The right to call the model for a key, and the duty to commit the outcome.
 
     Args:
         generation: of the model, when the lease was claimed.
-        starts: other replicas in which the model was started in this place before and never came to an end.
-        fence: of the key; should it change, the lease ends in vain.
-        failures, cools_until_ms: how often in a row the model has failed on this input, and until when it rests.
+        starts: other replicas that started the model for this place before and never ended it.
+        fence: of the key, at the claim; when it changes, the commit has no effect.
+        failures, cools_until_ms: how often in a row the model failed on this input, and the end of its cool-down.
         started: whether the model was started under this lease.
     """
 
@@ -49,12 +49,12 @@ class Lease:
 
 
 class Keeper:
-    """Keeps leases alive. Its one task runs while there is something to keep.
+    """Keeps leases alive. Its one task runs while there is a lease to renew or a commit to repeat.
 
     Args:
-        store: where leases stand.
-        lease_s: how long they last; they are renewed three times as often.
-        count: called with the name of something odd.
+        store: where leases are kept.
+        lease_s: the length of a lease; it is renewed after each third of that.
+        count: called with the kind of an oddity.
     """
 
     def __init__(self, store: LeaseStore, lease_s: float, count: Callable[[str], None]) -> None:
@@ -69,7 +69,7 @@ class Keeper:
         return f"<Keeper {len(self._held)} held, {len(self._unsent)} unsent>"
 
     def holds(self, lease: Lease) -> bool:
-        """Whether a lease is kept; not any more when another replica has it."""
+        """Whether a lease is still renewed; False once another replica has it."""
         return lease.token in self._held
 
     def hold(self, lease: Lease) -> None:
@@ -78,22 +78,22 @@ class Keeper:
         self._wake()
 
     def drop(self, lease: Lease) -> None:
-        """Renew it no more."""
+        """Stop renewing a lease."""
         self._held.pop(lease.token, None)
 
     def commit_later(self, commit: Commit) -> None:
-        """Somebody may wait for this: it is said as soon as the store listens, unless its lease has ended by then."""
+        """Repeat a commit until the store replies, for the length of a lease at most: followers may wait for it."""
         self._unsent.append((commit, asyncio.get_running_loop().time() + self._lease_s))
         self._wake()
 
-    def told(self, stood: bool) -> bool:  # noqa: FBT001 - the store's word
-        """Count a commit that came too late."""
+    def count_fenced(self, stood: bool) -> bool:  # noqa: FBT001 - the store's reply
+        """Count a commit that came too late. Returns the store's reply as it is."""
         if not stood:
             self._count("commit_fenced")
         return stood
 
     async def close(self) -> None:
-        """Keep nothing any more."""
+        """Stop renewing and repeating."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -109,12 +109,12 @@ class Keeper:
         while self._held or self._unsent:
             await asyncio.sleep(TICK_S)
             try:
-                await self._say()
+                await self._resend()
                 if self._held and loop.time() >= renew_at:
                     await self._renew()
                     renew_at = loop.time() + self._lease_s / 3
             except CacheUnavailable:
-                continue  # whoever is asking a question now says so
+                continue  # look-ups and claims report the outage
             except Exception:
                 log.exception("keeping_leases_failed")
 
@@ -125,13 +125,13 @@ class Keeper:
             if not still and self._held.pop(lease.token, None) is not None:
                 self._count("lease_lost")
 
-    async def _say(self) -> None:
+    async def _resend(self) -> None:
         now = asyncio.get_running_loop().time()
         while self._unsent:
             commit, until = self._unsent.popleft()
             if until > now:
                 try:
-                    self.told(await self._store.commit(commit))
+                    self.count_fenced(await self._store.commit(commit))
                 except CacheUnavailable:
                     self._unsent.appendleft((commit, until))
                     raise

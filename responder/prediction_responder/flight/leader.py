@@ -1,4 +1,4 @@
-"""What one flight does: lead or follow, call the model, hand the answer over."""
+"""What one flight does: lead or follow, call the model, commit the outcome."""
 
 import asyncio
 import random
@@ -20,20 +20,20 @@ from prediction_schemas import Code, forwarded_status
 
 log = logger(__name__)
 
-TTL_JITTER = (0.9, 1.1)  # what was stored together does not expire together
-COOL_DOWN_MS = (250, MAX_COOL_DOWN_MS)  # after the first failure in a row, doubled by each further one up to the last
-LAST_TRY_MS = 1_000  # so seldom it is asked whether an input is still suspected
+TTL_JITTER = (0.9, 1.1)  # answers that were stored together do not expire together
+COOL_DOWN_MS = (250, MAX_COOL_DOWN_MS)  # the first, and the longest: each further failure in a row doubles it
+LAST_TRY_MS = 1_000  # the pause between refreshes of an input that may crash the process
 COOLS = frozenset({Code.UNAVAILABLE, Code.MODEL_ERROR, Code.MODEL_OUTPUT_INVALID, Code.DEADLINE_EXCEEDED})
 
 
 class Leader:
-    """Brings flights to their outcomes.
+    """Computes the outcome of a flight.
 
     Args:
-        answers: where answers are read.
-        leases: who leads.
-        max_stored_bytes: a larger answer is handed to those who wait, and not kept.
-        ttl_factor: what each time to live is multiplied with.
+        answers: the cached answers.
+        leases: decide which replica leads.
+        max_stored_bytes: a larger answer is pushed to the followers, but not kept.
+        ttl_factor: called for each TTL, which is multiplied by the result.
     """
 
     def __init__(
@@ -48,43 +48,43 @@ class Leader:
         self._leases = leases
         self._max_stored_bytes = max_stored_bytes
         self._ttl_factor = ttl_factor
-        # A process that dies takes all that it was working on with it; one may be the culprit. In their last try
-        # suspects run one at a time: the innocent come to an end, and only the culprit is counted again.
+        # A process that dies takes down everything it works on, though one input may have crashed it. So inputs in
+        # their last try run one at a time: the others end and lose their count, and only that input is counted again.
         self._alone = asyncio.Lock()
 
     async def outcome(self, work: Work, flight: Flight[Request]) -> Outcome:
         """Lead or follow.
 
-        The claim is a second look at the cache, which a race makes necessary: A misses; B, in the air already for the
-        same key, stores and lands; only then does A find no flight to join and begin its own.
+        The claim is a second look at the cache, which a race makes necessary: A misses; B, a flight of the same key,
+        stores its answer and ends; only then does A look for a flight to join, find none and begin its own.
         """
         match await self._lease(work) if work.shared else None:
-            case Entry() as entry if work.token:  # pushed, or read, after somebody else's call
+            case Entry() as entry if work.token:  # pushed, or read, after another replica's call
                 return Outcome(entry.body, entry.code, status=forwarded_status(work.fwd, collapsed=True))
             case Entry() as entry:
                 return hit(entry, self._answers.now_ms())
             case PushedError(content):
                 return replace(decode_error(content), status=forwarded_status(work.fwd, collapsed=True))
             case Cooling(until_ms):
-                return cooling(until_ms - self._answers.now_ms())
+                return cool_down_outcome(until_ms - self._answers.now_ms())
             case lease:
                 return await self._lead(work, flight, lease)
 
     async def refresh(self, work: Work, flight: Flight[Request]) -> Outcome | int | None:
-        """Replace an answer that is still good, if nobody else does and the model has nothing better to do.
+        """Replace an answer that is still good, unless another replica does or the model is busy.
 
-        Should somebody board meanwhile, it is work like any other.
+        If a request joins the flight meanwhile, it becomes work like any other.
 
         Returns:
-            The outcome; or for how many milliseconds somebody else sees to it, or the model is not to be tried; or
-            None when the model is busy.
+            The outcome; or for how many milliseconds no refresh is needed or allowed, because another replica does it,
+            or the model cools down, or the input may crash the process; or None when the model is busy.
 
         Raises:
-            CacheUnavailable: not now.
+            CacheUnavailable: the cache cannot be used now.
         """
         lease = await self._leases.acquire_refresh(work.key, work.seen, work.note)
         if isinstance(lease, Lease):
-            # From here to its permit nothing awaits. What may kill the process never runs for nobody.
+            # From here to the model's permit nothing awaits. Without a caller, an input in its last try never runs.
             if flight.asked or not (work.model.is_busy or is_last_try(lease.starts)):
                 return await self._lead(work, flight, lease)
             self._leases.commits.abandon(lease)
@@ -97,8 +97,8 @@ class Leader:
                 work.key, work.generation, seen=work.seen, only_later=work.only_later, on_lease=work.note
             )
         except CacheUnavailable as error:
-            self._answers.went_down(error)
-            # A Redis that refuses to write takes no invalidation either: others may have this flight's answer.
+            self._answers.note_outage(error)
+            # A Redis that refuses writes accepts no invalidation either, so later requests may share this answer.
             work.has_none = not isinstance(error, CacheRefused)
             return None
 
@@ -109,12 +109,12 @@ class Leader:
                 self._leases.crashes.note_start(lease)
 
         try:
-            suspect = lease is not None and is_last_try(lease.starts)
-            if lease is not None and suspect and await self._leases.crashes.has_reached_limit(lease):
+            last_try = lease is not None and is_last_try(lease.starts)
+            if lease is not None and last_try and await self._leases.crashes.has_reached_limit(lease):
                 log.error("input_crashes_its_process", model=work.model.name, key=work.key.name)
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {len(lease.starts)} times")
             else:
-                async with self._alone if suspect else nullcontext():
+                async with self._alone if last_try else nullcontext():
                     outcome = await work.model.answer(work.body, start)
             stored = lease is not None and await self._commit(lease, work.model, outcome)
         finally:
@@ -124,7 +124,7 @@ class Leader:
         return outcome
 
     async def _commit(self, lease: Lease, model: Model, outcome: Outcome) -> bool:
-        """Say how it ended, and note in an error when to try again; whether it was stored."""
+        """Commit the outcome; an error notes when to try again. Returns whether it was stored."""
         if outcome.code is not None and outcome.ttl_s <= 0:
             cool_ms = cool_down_ms(lease.failures) if outcome.code in COOLS else 0
             if outcome.code is Code.UNAVAILABLE:
@@ -132,7 +132,7 @@ class Leader:
             await self._leases.commits.commit_error(lease, encode_error(outcome), cool_ms)
             return False
         now_ms = self._answers.now_ms()
-        # A time to live that is none stays none, and one that is above none never becomes none, or endless.
+        # A TTL of 0 stays 0. A positive one never becomes 0, nor endless.
         ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
         entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)
         if len(entry.body) > self._max_stored_bytes:
@@ -143,12 +143,12 @@ class Leader:
 
 
 def cool_down_ms(failures: int) -> int:
-    """How long a model that has failed so often before, and now again, is not tried again on the same input."""
+    """How long the model is not called again on an input, after so many failures in a row and now another one."""
     first_ms, last_ms = COOL_DOWN_MS
     return min(first_ms << min(failures, 10), last_ms)
 
 
-def cooling(left_ms: int) -> Outcome:
-    """The answer of those who ask meanwhile; clocks may differ."""
-    message = "the model has failed on this input lately, and is tried again in a moment"
+def cool_down_outcome(left_ms: int) -> Outcome:
+    """The outcome of a request during a cool-down. The wait is bounded, because clocks may differ."""
+    message = "the model failed on this input recently and is not called during the cool-down"
     return failure(Code.UNAVAILABLE, message, retry_after_ms=min(max(1, left_ms), COOL_DOWN_MS[1]))

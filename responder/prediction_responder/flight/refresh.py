@@ -1,8 +1,8 @@
-"""Background refreshes: what yields to everybody who waits.
+"""Background refreshes: low-priority flights that replace an answer before it is missed.
 
-One is begun for an answer that was good enough for its request and is stale, or will be soon. It takes a permit of the
-model only while one is free, there are never more of them than permits, and a drain ends them first. One that is not
-begun, or is dropped, costs nobody anything: the next request for the answer asks for it again.
+A refresh begins when a request is served an answer that is stale or will be soon. It takes a permit of the model only
+while one is free, there are never more refreshes than permits, and a drain ends them first. One that does not begin, or
+is dropped, delays no caller: the next request for the answer begins another.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ NOT_DELIVERED = Outcome(b"")
 
 
 class Refreshes:
-    """Begins refreshes, and remembers where there is no need of one.
+    """Begins refreshes, and remembers which keys need none for a while.
 
     Args:
-        leader: how one comes to its outcome.
-        count: called with the model and how it ended: done, failed, dropped, or elsewhere (somebody else does it, or
-            has done it, or the model is not to be tried).
+        leader: computes the outcome of a refresh.
+        count: called with the model and how a refresh ended: done, failed, dropped, or elsewhere (another replica does
+            it or has done it, or the model is not to be called now).
         now_ms: wall clock, in milliseconds since the Unix epoch.
     """
 
@@ -38,19 +38,19 @@ class Refreshes:
         self._not_before_ms: dict[bytes, int] = {}
 
     def may_begin(self, model: Model, key: Key, flights: Flights[Request, Outcome]) -> bool:
-        """Whether one may begin now."""
+        """Whether a refresh may begin now."""
         if model.is_busy or flights.background >= model.concurrency:
             return False
         return self._not_before_ms.get(key.digest, 0) <= self._now_ms() and flights.joinable(key.digest) is None
 
-    async def fly(self, work: "Work", flight: Flight[Request]) -> Outcome:
-        """Bring one to its end. Whoever boards it gets its outcome."""
+    async def run(self, work: "Work", flight: Flight[Request]) -> Outcome:
+        """Run a refresh to its end. Requests that join it get its outcome."""
         ended, pause_ms = "dropped", 0
         try:
             outcome = await self._leader.refresh(work, flight)
             if isinstance(outcome, Outcome):
                 ended = "failed" if outcome.code is not None else "done"
-                # What replaces nothing would be begun again by the next request.
+                # If nothing was stored, the next request would begin another refresh at once.
                 pause_ms = 0 if outcome.status.stored else PAUSE_MS
                 return outcome
             if outcome is not None:
@@ -60,7 +60,7 @@ class Refreshes:
             if flight.asked:
                 return await self._leader.outcome(work, flight)
         except asyncio.CancelledError:
-            ended = ""  # whoever dropped it counts it, even if it has never come here
+            ended = ""  # `count_dropped` counts it, as it may be cancelled before its first step
             raise
         finally:
             if ended:
@@ -70,11 +70,11 @@ class Refreshes:
         return NOT_DELIVERED
 
     def count_dropped(self, model: Model, number: int) -> None:
-        """Count those that have been ended from outside."""
+        """Count refreshes that were cancelled."""
         for _ in range(number):
             self._count(model.name, "dropped")
 
     def _leave_alone(self, key: Key, for_ms: int) -> None:
         if len(self._not_before_ms) >= KEPT:
-            self._not_before_ms.clear()  # which costs each of them one more claim
+            self._not_before_ms.clear()  # costs at most one more claim per key
         self._not_before_ms[key.digest] = self._now_ms() + for_ms

@@ -1,4 +1,4 @@
-"""What one flight is to do, and for whom it may do it."""
+"""What one flight computes, and which requests may have its answer."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from prediction_responder.messages import Key, Model, Request
 
 @dataclass(slots=True)
 class Work:
-    """What one flight is to do. It holds the input, so that no waiter has to.
+    """What one flight computes. It holds the input, so that no waiter has to.
 
     Args:
         fwd: why the cache did not answer; a word of RFC 9211 section 2.2.
-        number: of the flight, counted up.
-        generation: of the model, when the key was looked up, or later; None when it was not.
-        shared: whether others may have the answer; otherwise it is the requester's alone.
-        seen: the head of an answer that is there, and that the flight is to replace.
-        only_later: whether no flight counts that had begun before the request was received.
+        number: of the flight, counting up.
+        generation: of the model, from the look-up or later; None until it is known.
+        shared: whether other requests may have the answer; otherwise it is for this caller alone.
+        seen: the head of the cached answer that the flight is to replace; empty for none.
+        only_later: whether to take only results of calls that began after the request was received.
         token: of the mark that the flight has found or put under its key, once it is known.
-        has_none: whether it turned out that there is no lease to be had.
-        kept: what was cached when the model had failed.
+        has_none: whether it has no lease, because it wants none or the cache did not answer.
+        kept: the answer that was cached when the model had failed.
     """
 
     model: Model
@@ -38,11 +38,11 @@ class Work:
 
     @classmethod
     def of(cls, request: Request, key: Key, found: Entry | Gap | None, number: int, *, forced: bool) -> "Work":
-        """The work for a request and what the cache had for it.
+        """The work for a request, given its look-up.
 
         Args:
             found: None when the cache did not answer.
-            forced: whether only its directives kept the request from what was found.
+            forced: whether only the request's directives ruled out what was found.
         """
         directives = request.directives
         seen = found.head if isinstance(found, Entry) else b""
@@ -62,18 +62,18 @@ class Work:
         )
 
     @classmethod
-    def refreshing(cls, request: Request, key: Key, entry: Entry, number: int) -> "Work":
-        """The work of replacing an answer that was good enough for this request."""
+    def for_refresh(cls, request: Request, key: Key, entry: Entry, number: int) -> "Work":
+        """The work of replacing an answer that this request accepted."""
         generation = generation_of(entry.head)
         return cls(request.model, request.body, key, "miss", number, generation, shared=True, seen=entry.head)
 
     def serves(self, found: Entry | Gap | None, flights_before: int) -> bool:
-        """Whether a request may have this flight's answer, by what its look-up found.
+        """Whether a request may have this flight's answer, judged by what the request's look-up found.
 
-        Not if its key was invalidated after the flight's claim. A flight that began after the look-up was sent is as
-        new as that. So is one whose claim is not answered yet: both go over one connection, and replies keep their
-        order. Of others the look-up must have seen what the flight saw, or left, under the key: the answer that it
-        replaces, or the lease, in the generation in which the flight works.
+        It may not if the key was invalidated after the flight's claim. A flight that began after the look-up was sent
+        is new enough. So is one whose claim has no reply yet: both use one connection, and replies keep their order.
+        For any other flight, the look-up must have found what the flight saw or left under the key: the answer that it
+        replaces, or its lease, in the flight's generation.
 
         Args:
             flights_before: how many flights had begun when the look-up was sent.
@@ -90,5 +90,5 @@ class Work:
         return (self.token, self.generation) == (found.token, generation)
 
     def note(self, generation: bytes, token: bytes) -> None:
-        """Whose mark the flight has found, or put there."""
+        """Record the mark that the flight has found, or put there."""
         self.generation, self.token = generation, token
