@@ -83,6 +83,18 @@ PLANTS: dict[str, tuple[str, str, Callable[[Path], str], str]] = {
         by_rules,
         "starts work of its own (ensure_future)",
     ),
+    "create_task in a new folder beside the packages": (
+        "responder/workers/pool.py",
+        "import asyncio\n\n\ndef start(work):\n    return asyncio.get_running_loop().create_task(work)\n",
+        by_rules,
+        "starts work of its own (create_task)",
+    ),
+    "the environment in a new folder at the top": (
+        "plugins/config.py",
+        "from os import environ\n",
+        by_rules,
+        "reads the environment",
+    ),
     "a task group under another name": (
         f"{RESPONDER}/amqp/replies.py",
         "from asyncio import TaskGroup as Group\n",

@@ -1,7 +1,7 @@
 """AMQP in batches: deliveries in, confirmed messages out. It knows nothing of predictions.
 
-An `Inbox` yields lists of deliveries and takes their settlements; an `Outbox` takes lists of messages and
-reports, in lists, what became of each. Each keeps a connection of its own and brings it back when it ends.
+An `Inbox` yields lists of deliveries and takes their settlements. An `Outbox` takes lists of messages and reports
+the fate of each, also in lists. Each has its own connection and reconnects when that connection ends.
 """
 
 from amqp_lane.encoding import header_field

@@ -1,4 +1,4 @@
-"""Numbers of published messages, and which of them are confirmed (RabbitMQ's page "Consumer acknowledgements and
+"""Publisher confirms: which published messages are not confirmed yet (RabbitMQ's page "Consumer acknowledgements and
 publisher confirms").
 """
 
@@ -15,7 +15,7 @@ ROUTES_KEPT = 4096
 
 
 class Settled(NamedTuple):
-    """What a batch of events says about messages."""
+    """The messages that a batch of events settles."""
 
     confirmed: list[Message]
     refused: list[Message]
@@ -23,11 +23,11 @@ class Settled(NamedTuple):
 
 
 class Confirms:
-    """The unconfirmed messages of one channel. A new channel begins with new numbers.
+    """The unconfirmed messages of one channel. Sequence numbers restart on a new channel.
 
     Args:
         exchange: where to publish.
-        max_body_bytes: a larger message is not encoded.
+        max_body_bytes: a larger body is refused.
     """
 
     def __init__(self, exchange: bytes, max_body_bytes: int) -> None:
@@ -37,7 +37,7 @@ class Confirms:
         self.begin(0, 0)
 
     def begin(self, channel: int, frame_max: int) -> None:
-        """Numbers begin anew, on a channel with this number."""
+        """Restart the sequence numbers, on the channel with this number."""
         self._channel, self._frame_max = channel, frame_max
         self._number = self._settled_to = 0
         self._returned: set[int] = set()
@@ -45,15 +45,15 @@ class Confirms:
         self._prefix = f"{secrets.token_hex(6)}-".encode()
 
     def end(self) -> dict[int, Message]:
-        """The channel is gone: what was unconfirmed on it."""
+        """Return the messages that were unconfirmed when the channel ended."""
         unconfirmed, self.unconfirmed, self._returned = self.unconfirmed, {}, set()
         return unconfirmed
 
     def publish(self, message: Message) -> tuple[bytes, bytes]:
-        """The frames of a message, which is unconfirmed from now on.
+        """Encode a message as frames and count it as unconfirmed.
 
         Raises:
-            ValueError: it cannot be written. No number is used up then.
+            ValueError: the message cannot be encoded. It takes no sequence number.
         """
         if len(message.body) > self._max_body_bytes:
             msg = f"its body has {len(message.body)} bytes, the limit is {self._max_body_bytes}"
@@ -65,7 +65,7 @@ class Confirms:
             if len(self._routes) >= ROUTES_KEPT:
                 self._routes.clear()
             self._routes[route] = head
-        # A return carries the message and not its number, so the number travels as the message's id.
+        # A return carries the message but not its sequence number, so the message id carries the number.
         identifier = b"%s%d" % (self._prefix, self._number + 1) if message.mandatory else None
         content = encode_content(
             self._channel,
@@ -82,7 +82,7 @@ class Confirms:
         return head, content
 
     def settle(self, events: list[Event]) -> Settled:
-        """Confirms, refusals and returns. A return comes before the confirm of the same message."""
+        """Apply confirms, nacks and returns. The broker sends a return before the confirm of the same message."""
         settled = Settled([], [], [])
         unconfirmed = self.unconfirmed
         for method, arguments, header, _ in events:
@@ -101,7 +101,7 @@ class Confirms:
                     settled.confirmed.append(message)
                 else:
                     settled.refused.append(message)
-            # Everything up to here is settled, so no later `multiple` looks at it again.
+            # Every number up to `settled_to` is settled, so a later `multiple` starts after it.
             settled_to = max(self._settled_to, number) if multiple else self._settled_to
             while settled_to < self._number and settled_to + 1 not in unconfirmed:
                 settled_to += 1
@@ -109,7 +109,7 @@ class Confirms:
         return settled
 
     def give_up(self, now: float, written_before: float) -> list[Message]:
-        """Take out the messages whose time is over, and those written at `written_before` or earlier."""
+        """Remove and return the messages past their `give_up_at`, and those written at `written_before` or earlier."""
         numbers = [
             number
             for number, message in self.unconfirmed.items()

@@ -1,4 +1,4 @@
-"""Deliveries in, in batches; settlements out, gathered for a few milliseconds."""
+"""Consumes queues: deliveries come in batches, settlements are collected for a few milliseconds and sent together."""
 
 import asyncio
 import contextlib
@@ -16,25 +16,26 @@ from amqp_lane.window import AckWindow
 from amqp_lane.wire import Moderation
 
 _BASIC_REJECT = b"\x00\x3c\x00\x5a"
-# Acknowledgements wait a little, so that one frame covers many: each one is a write here and, on a quorum queue, an
-# entry in the broker's log. They do not wait when much of the prefetch would wait with them.
+# Acknowledgements wait up to ACK_DELAY_S, so that one frame covers many: each frame is a write here and, on a quorum
+# queue, an entry in the broker's log. They go at once when 1/ACK_SHARE_OF_PREFETCH of the prefetch would wait.
 ACK_DELAY_S = 0.005
 ACK_SHARE_OF_PREFETCH = 4
 MODERATION = Moderation(events_per_ms=12, at_most_ms=2)
 
 
 class Inbox:
-    """Consumes queues and yields what they deliver, as one list of all that has come since the last one.
+    """Consumes queues and yields lists of deliveries: each list holds all that arrived since the last one.
 
     Args:
-        url, name, heartbeat_s: see `lane.connection.Link`.
+        url, name, heartbeat_s: see `amqp_lane.connection.Link`.
         queues: what to consume; each is declared first unless `declare` is False.
-        exchanges: what the queues are bound to, declared with them; one that is somebody else's is not named here.
-        prefetch: how many unsettled deliveries the broker may leave with us, for each queue.
+        exchanges: exchanges to declare before the queues that are bound to them. Leave out an exchange that another
+            program declares.
+        prefetch: how many unsettled deliveries the broker may send, for each queue.
         headers: the names of the headers to look for in every message.
         max_body_bytes: a larger body is skipped as it arrives; its delivery has `body` None.
-        on_lost: called when an epoch has ended, and with it what was delivered and not yielded.
-        no_ack: the broker forgets a message when it has sent it; nothing is to be settled.
+        on_lost: called when an epoch has ended. Deliveries that were not yielded yet are dropped with it.
+        no_ack: the broker forgets a message once it is sent; there is nothing to settle.
 
     Use it as `async with inbox: async for batch in inbox: ...`. Iteration ends after `stop()`.
     """
@@ -74,7 +75,7 @@ class Inbox:
         self._channel: Channel | None = None
         self._queue_of: dict[bytes, str] = {}
         self._arrived: list[Delivery] = []
-        self._reader: asyncio.Future[None] | None = None  # who waits for the next batch
+        self._reader: asyncio.Future[None] | None = None  # the iterator, waiting for the next batch
         self._stopping = False
         self._window = AckWindow()
         self._singles: list[bytes] = []
@@ -90,12 +91,12 @@ class Inbox:
 
     @property
     def unsettled(self) -> int:
-        """Deliveries of this epoch that are not settled yet."""
+        """How many deliveries of this epoch are not settled yet."""
         return self._window.unsettled
 
     @property
     def last_error(self) -> str | None:
-        """Why the last attempt to connect failed, in one line; None once it has worked."""
+        """Why the last connection failed, in one line; None after a success."""
         return self._link.last_error
 
     async def consuming(self) -> None:
@@ -131,11 +132,11 @@ class Inbox:
             self._reader.set_result(None)
 
     def restart(self, why: str) -> None:
-        """Give everything unsettled back to the broker and begin a new epoch: the last resort after a fault of ours."""
+        """Drop the connection, so that the broker requeues all unsettled deliveries: a last resort after a bug here."""
         self._link.end(ConnectionError(why))
 
     async def stop(self) -> None:
-        """Consume no more. What has arrived and was not yielded goes back to its queue; iteration ends."""
+        """Stop consuming and end the iteration. Deliveries that were not yielded go back to their queues."""
         self._stopping = True
         channel = self._channel
         if channel is not None:
@@ -147,7 +148,7 @@ class Inbox:
         self._wake()
 
     def settle(self, deliveries: Iterable[Delivery], settlement: Settlement) -> None:
-        """Tell the broker what became of deliveries. Those of an ended epoch are forgotten: it has them back."""
+        """Settle deliveries. Those of an ended epoch are ignored: the broker has requeued them."""
         channel = self._channel
         if self._no_ack or channel is None:
             return
@@ -180,7 +181,7 @@ class Inbox:
             channel.write(b"".join(written))
 
     async def opened(self, channel: Channel) -> None:
-        """From the link: declare, then consume."""
+        """Called by the link: declare, then consume."""
         self._channel = channel
         self._window = AckWindow()
         if self._declare:
@@ -196,7 +197,7 @@ class Inbox:
                 await channel.amqp.basic_consume(queue.name, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
 
     def received(self, events: list[Event]) -> None:
-        """From the link: the deliveries of one read of the socket."""
+        """Called by the link, with the deliveries of one read of the socket."""
         channel, headers = self._channel, self._headers
         if channel is None:
             return
@@ -208,10 +209,10 @@ class Inbox:
         self._wake()
 
     def writable(self) -> None:
-        """From the link: settlements are never held back."""
+        """Called by the link. Settlements never wait for it."""
 
     def lost(self, _error: Exception) -> None:
-        """From the link: what belongs to the epoch is forgotten in the step in which it ends."""
+        """Called by the link: drop the state of the epoch in the same step of the event loop in which it ends."""
         self._channel = None
         self._queue_of = {}
         self._arrived = []
@@ -227,7 +228,7 @@ def _refusal(channel: int, tag: int, settlement: Settlement) -> bytes:
 
 
 async def _unexpected(_message: Any) -> None:
-    msg = "aiormq was given a delivery that the wire should have kept"
+    msg = "aiormq received a delivery that the wire should have kept"
     raise AssertionError(msg)
 
 

@@ -1,7 +1,7 @@
-"""The values that cross the lane's border.
+"""The value types of the lane's interface.
 
-Text that belongs to others (identifiers, addresses, header values) stays bytes from end to end: AMQP 0-9-1
-gives it no encoding, and what is never decoded can never fail to decode.
+Text from other programs (identifiers, addresses, header values) stays bytes from end to end. AMQP 0-9-1 gives it no
+encoding, and text that is never decoded cannot fail to decode.
 """
 
 import math
@@ -20,8 +20,8 @@ NO_HEADERS: Mapping[bytes, bytes | None] = MappingProxyType({})
 class Properties:
     """The basic properties that a user of the lane may need (AMQP 0-9-1 section 4.2.6.1); None means absent.
 
-    `headers` holds the headers that the inbox was told to look for; one whose value is not a string is there
-    with the value None. `broken` says that the header was cut short, or worse, and something may be missing.
+    `headers` holds the headers that the inbox was told to look for; a value that is not a string is given as None.
+    `broken` means that the content header was truncated or malformed, so properties may be missing.
     """
 
     content_type: bytes | None = None
@@ -38,10 +38,10 @@ class Properties:
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One message as it was delivered, and the handle by which it is settled.
+    """One message as it was delivered, and the delivery tag that settles it.
 
-    `body` is None when it was over the inbox's limit; it was skipped as it arrived. `epoch` names the incarnation of
-    the channel that `tag` belongs to: a tag of an ended one is never written.
+    `body` is None when it was over the inbox's limit; it was skipped as it arrived. `epoch` is the number of the
+    connection that `tag` belongs to. The tag is never sent on a later connection.
     """
 
     queue: str
@@ -55,8 +55,8 @@ class Delivery:
 class Settlement(Enum):
     """What to tell the broker about a delivery.
 
-    ACK: done. REQUEUE: not started, give it to somebody else (`basic.nack`, which RabbitMQ 4.3 does not count
-    as an attempt). DEAD_LETTER: nobody can do this (`basic.reject` without requeue).
+    ACK: done. REQUEUE: not started, deliver it again (`basic.nack` with requeue, which RabbitMQ 4.3 does not count as
+    an attempt). DEAD_LETTER: no consumer can process it (`basic.reject` without requeue).
     """
 
     ACK = auto()
@@ -71,15 +71,15 @@ class Message:
     Args:
         routing_key: on the exchange that the outbox was given.
         body: the content.
-        template: the properties that it shares with others.
-        correlation_id, expiration: its own. The outbox writes a `message_id`, fresh for every publish, where it has to
-            recognise a return.
-        fields: headers, encoded by `lane.header_field` and joined; those that are always the same need it once.
-        mandatory: ask for the message back when no queue takes it.
+        template: the properties that it shares with other messages.
+        correlation_id, expiration: its own properties. The outbox sets `message_id` itself, a new one for each publish
+            of a mandatory message, to recognise a return.
+        fields: headers, each encoded by `amqp_lane.header_field`, concatenated. Encode constant headers only once.
+        mandatory: ask the broker to return the message when no queue takes it.
         retry: publish again after a lost connection. Without it an unconfirmed message is ABANDONED at once.
-        give_up_at: when sending it makes no sense any more, on the event loop's clock; then it is ABANDONED.
-        token: handed back with the message's fate; the lane never looks at it.
-        attempts, written_at: the outbox's own notes.
+        give_up_at: when it is no longer worth sending, on the event loop's clock; then it is ABANDONED.
+        token: given back with the message's fate; the lane never reads it.
+        attempts, written_at: state of the outbox.
     """
 
     routing_key: bytes
@@ -99,9 +99,9 @@ class Message:
 class Fate(Enum):
     """What became of a published message.
 
-    CONFIRMED: the broker has it. RETURNED: no queue took it. REFUSED: the broker would not have it (nack, or a
-    queue that is full, or over a size limit; or it closes the channel on this message and not on others). ABANDONED:
-    given up, it may or may not have arrived.
+    CONFIRMED: the broker has it. RETURNED: no queue took it. REFUSED: it was not accepted: a nack, a full queue, over
+    the size limit, or the broker closes the channel on this message and not on others. ABANDONED: given up; it may or
+    may not have arrived.
     """
 
     CONFIRMED = auto()
@@ -128,14 +128,14 @@ class ExchangeSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """A queue, and how it is declared when it is declared.
+    """A queue and the arguments of its declaration.
 
     Args:
         name: the queue's name.
         durable, exclusive: as in `queue.declare`.
         arguments: `x-` arguments.
-        binding: what the queue is bound to when it is declared.
-        consume: False declares the queue and leaves it to others (a dead-letter queue, say).
+        binding: the exchange and routing key that the queue is bound to when it is declared.
+        consume: False declares the queue without consuming it (for example a dead-letter queue).
     """
 
     name: str

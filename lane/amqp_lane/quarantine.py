@@ -1,4 +1,4 @@
-"""Finds the message on which a broker closes its channel: those that it may be are sent again one at a time."""
+"""Finds the message that makes the broker close its channel, by sending the candidates again one at a time."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ ADDRESSES_KEPT, BARRED = 1024, 2
 
 
 class Quarantine:
-    """Holds what was unconfirmed when the broker closed a channel, and finds the message at fault.
+    """Holds the messages that were unconfirmed when the broker closed a channel, and finds the message at fault.
 
-    A message is at fault only if others can be sent: it has failed alone, then another was confirmed, and then it has
-    failed alone again. Where nothing can be sent at all (a right was lost, an exchange deleted), every message fails
-    alone and none is at fault: they wait until that is over, or until their time is.
+    A message is at fault only if other messages can be sent: it failed alone, then another message was confirmed, and
+    then it failed alone again. When nothing can be sent at all (a permission was lost, an exchange was deleted), every
+    message fails alone and none is at fault. They all wait until that ends, or until their `give_up_at`.
     """
 
     def __init__(self) -> None:
         self._held: deque[Message] = deque()
-        self._failed: dict[Message, tuple[int, int]] = {}  # how often alone, and the confirms by then
+        self._failed: dict[Message, tuple[int, int]] = {}  # failures alone, and the count of confirms at the last one
         self._confirms = 0
         self.alone: Message | None = None
         self.is_due = False
@@ -34,25 +34,25 @@ class Quarantine:
         self._held.extend(messages)
 
     def next(self) -> Message:
-        """The next message to send, with nothing beside it."""
+        """Take the next held message. The caller sends it alone."""
         self.alone = self._held.popleft()
         return self.alone
 
     def note_confirms(self, count: int) -> None:
-        """This many messages were confirmed or returned: their channel carries messages."""
+        """Count messages that were confirmed or returned: they prove that the channel carries messages."""
         self._confirms += count
 
     def release(self) -> None:
-        """The fate of the lone message is known; others have their turn before the next held one."""
+        """The fate of the lone message is known. A normal batch goes before the next held message."""
         if self.alone is not None:
             self._failed.pop(self.alone, None)
             self.alone, self.is_due = None, False
 
     def is_at_fault(self, *, by_the_broker: bool) -> bool:
-        """The channel of the lone message has ended: whether it was the cause. If not, it is held for another try.
+        """Whether the lone message, whose channel has ended, was the cause. If not, it is held for another try.
 
         Args:
-            by_the_broker: the broker said so. A lost socket proves less, and has to be lost more often.
+            by_the_broker: the broker closed the channel. A lost socket proves less, so it takes more failures.
         """
         message, self.alone, self.is_due = self.alone, None, False
         if message is None:
@@ -67,7 +67,7 @@ class Quarantine:
         return False
 
     def give_up(self, now: float) -> list[Message]:
-        """Take out messages whose time is over."""
+        """Remove and return the messages past their `give_up_at`."""
         late = [message for message in self._held if message.give_up_at <= now]
         if late:
             self._held = deque(message for message in self._held if message.give_up_at > now)
@@ -79,7 +79,7 @@ class Quarantine:
 class FailedAddresses:
     """Routing keys on which the broker itself has failed (RabbitMQ 3.10 does on a stale direct reply-to address).
 
-    An address that stood alone when the broker failed is barred; one that stood among others is barred the second time.
+    An address is barred after one failure if no other address was unconfirmed then, else after two.
     """
 
     def __init__(self) -> None:
@@ -89,11 +89,11 @@ class FailedAddresses:
         return len(self._failures)
 
     def is_barred(self, address: bytes) -> bool:
-        """Whether nothing is sent there any more."""
+        """Whether messages to this address are refused."""
         return self._failures.get(address, 0) >= BARRED
 
     def note(self, addresses: set[bytes]) -> None:
-        """The broker failed on one of these."""
+        """Count a broker failure against the addresses that may have caused it."""
         if len(self._failures) > ADDRESSES_KEPT:
             self._failures.clear()
         for address in addresses:

@@ -1,4 +1,4 @@
-"""What carries messages: a broker over AMQP, or none at all."""
+"""The interface of a transport, and its AMQP implementation. `amqp_lane.memory` has one without a broker."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
@@ -10,7 +10,7 @@ from amqp_lane.port import Delivery, Message, QueueSpec, Settlement
 
 
 class Consumer(Protocol):
-    """What an `Inbox` is to those who use it; see there."""
+    """The interface of an `Inbox`; see there."""
 
     @property
     def is_consuming(self) -> bool:
@@ -18,26 +18,26 @@ class Consumer(Protocol):
 
     @property
     def unsettled(self) -> int:
-        """Deliveries that are not settled yet."""
+        """How many deliveries are not settled yet."""
 
     @property
     def last_error(self) -> str | None:
         """Why it does not consume."""
 
     async def consuming(self) -> None:
-        """Wait until it consumes."""
+        """Wait until every queue has a consumer."""
 
     def __aiter__(self) -> AsyncIterator[list[Delivery]]:
-        """Batches, until it is stopped."""
+        """Yield batches until `stop` is called."""
 
     def settle(self, deliveries: Iterable[Delivery], settlement: Settlement) -> None:
-        """Tell what became of deliveries."""
+        """Settle deliveries."""
 
     def restart(self, why: str) -> None:
-        """Give everything unsettled back."""
+        """Give all unsettled deliveries back to the broker."""
 
     async def stop(self) -> None:
-        """Consume no more."""
+        """Stop consuming."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -47,7 +47,7 @@ class Consumer(Protocol):
 
 
 class Publisher(Protocol):
-    """What an `Outbox` is to those who use it; see there."""
+    """The interface of an `Outbox`; see there."""
 
     @property
     def is_up(self) -> bool:
@@ -55,7 +55,7 @@ class Publisher(Protocol):
 
     @property
     def unconfirmed(self) -> int:
-        """Messages whose fate is not known yet."""
+        """How many messages have no known fate yet."""
 
     @property
     def last_error(self) -> str | None:
@@ -78,13 +78,13 @@ class Publisher(Protocol):
 
 
 class Transport(Protocol):
-    """Makes both ends; options are those of `Inbox` and `Outbox`."""
+    """Makes consumers and publishers; the options are those of `Inbox` and `Outbox`."""
 
     def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> Consumer:
-        """What consumes queues."""
+        """Make a consumer of these queues."""
 
     def outbox(self, **options: Any) -> Publisher:
-        """What publishes messages."""
+        """Make a publisher."""
 
 
 class Amqp:
@@ -92,7 +92,7 @@ class Amqp:
 
     Args:
         url: its AMQP URL.
-        heartbeat_s: see `lane.connection.Link`.
+        heartbeat_s: see `amqp_lane.connection.Link`.
     """
 
     def __init__(self, url: str, *, heartbeat_s: int = 10) -> None:
@@ -100,9 +100,9 @@ class Amqp:
         self._heartbeat_s = heartbeat_s
 
     def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> Inbox:
-        """On a connection of its own."""
+        """Make an inbox with its own connection."""
         return Inbox(self._url, queues, heartbeat_s=self._heartbeat_s, **options)
 
     def outbox(self, **options: Any) -> Outbox:
-        """On a connection of its own."""
+        """Make an outbox with its own connection."""
         return Outbox(self._url, heartbeat_s=self._heartbeat_s, **options)
