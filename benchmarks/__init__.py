@@ -1,1 +1,1 @@
-"""The figures of the README, measured on real servers through the code that users run."""
+"""Benchmarks on real servers, through the code that users run. The figures are those of the README."""

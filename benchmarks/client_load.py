@@ -1,4 +1,4 @@
-"""What a call of the client library costs its process: `python -m benchmarks.client_load [TOTAL] [IN_FLIGHT]`."""
+"""Measure the CPU time of a client library call: `python -m benchmarks.client_load [TOTAL] [IN_FLIGHT]`."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ RETURNS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 
 
 async def run(total: int, in_flight: int) -> dict[str, float]:
-    """Ask, so many at a time; CPU of the whole process while it does."""
+    """Ask `total` times with `in_flight` concurrent calls; return the rate and the CPU time of the process per call."""
     numbers = iter(range(total))
 
     async def caller(client: PredictionClient) -> None:

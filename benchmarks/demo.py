@@ -1,8 +1,8 @@
-"""The seed's experiment for real: the same requests, slow then fast. `make demo`.
+"""The same requests without and with the cache: `make demo`.
 
-It starts a responder with a one-second model and a real classifier, and asks it with the load tool: one after another
-without and with the cache, a thousand identical at once, and a Zipf load. It ends in a table and a picture; its exit
-status is 1 if any reply was wrong or missing.
+It starts a responder with a one-second model and a real classifier, and sends requests with the load tool: one after
+another without and with the cache, a thousand identical ones at once, and a Zipf load. It prints a table and draws a
+picture. The exit status is 1 if any reply was wrong or missing.
 """
 
 import argparse
@@ -41,7 +41,7 @@ console = Console(stderr=True)
 
 
 class Responder:
-    """A responder process, and what it says of itself."""
+    """A responder process and its metrics."""
 
     def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
         self._port = port
@@ -50,7 +50,7 @@ class Responder:
     @classmethod
     @contextmanager
     def running(cls, namespace: str) -> Iterator["Responder"]:
-        """Start one, wait until it is ready, and drain it at the end."""
+        """Start a responder, wait until it is ready, and drain it at the end."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -80,7 +80,11 @@ class Responder:
             process.wait(timeout=60)
 
     def wait_until_ready(self) -> None:
-        """Poll the readiness probe; a dead process ends the wait."""
+        """Poll the readiness probe.
+
+        Raises:
+            SystemExit: the process ended, or is not ready in time.
+        """
         give_up_at = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < give_up_at and self.process.poll() is None:
             try:
@@ -93,7 +97,7 @@ class Responder:
         raise SystemExit(msg)
 
     def model_calls(self) -> int:
-        """How often models have run, by the responder's own counter."""
+        """How often models have run, from the responder's metrics."""
         return sum(
             int(float(line.rsplit(" ", 1)[1]))
             for line in self._get("/metrics").splitlines()
@@ -107,13 +111,13 @@ class Responder:
 
 
 def prices(pairs: Sequence[str], popularity: Popularity) -> Inputs:
-    """Inputs of the one-second model, and the answers that are right."""
+    """Inputs of the one-second model, and the correct answers."""
     asked = [Features(pair=pair) for pair in pairs]
     return Inputs.listed(asked, popularity, [{"price": expected(features)} for features in asked])
 
 
 def digits() -> Inputs:
-    """Real images, popular ones far more often than others, and what the classifier says of each."""
+    """Real images with a Zipf popularity, and the classifier's answer to each."""
     from sklearn.datasets import load_digits
 
     truth = Digits()
@@ -123,7 +127,7 @@ def digits() -> Inputs:
 
 
 def plans(broker: Broker, slow_requests: int, requests: int, zipf_requests: int) -> dict[str, Plan]:
-    """The parts, by their names. The second one pauses between requests, so that the answers' time to live passes."""
+    """The parts of the demo by name. The second one pauses between requests, so that cached answers pass their TTL."""
     slow = ClosedLoop(1, requests=slow_requests)
     fast = ClosedLoop(1, requests=requests, think_s=PAUSE_S)
     herd = ClosedLoop(HERD, requests=HERD)
@@ -137,7 +141,7 @@ def plans(broker: Broker, slow_requests: int, requests: int, zipf_requests: int)
 
 
 def measure(slow_requests: int, requests: int, zipf_requests: int) -> tuple[list[Run], list[int], list[str]]:
-    """Every part, in order; the model calls of each by the responder's own count; and what is wrong."""
+    """Run every part in order; return the runs, the responder's count of model calls in each, and the failures."""
     namespace = f"demo{os.getpid()}."
     broker = Broker(os.environ["AMQP_URL"], namespace)
     runs, calls, broken = list[Run](), list[int](), list[str]()
@@ -149,23 +153,23 @@ def measure(slow_requests: int, requests: int, zipf_requests: int) -> tuple[list
             if runs[-1].is_interrupted:
                 raise KeyboardInterrupt
             broken += [f"{name}: {text}" for text in report.Thresholds().broken_by(runs[-1])]
-            time.sleep(MODEL_SECONDS + SETTLE_S)  # a refresh that was begun last is counted where it belongs
+            time.sleep(MODEL_SECONDS + SETTLE_S)  # let a last refresh end, so that it is counted in this part
             calls.append(responder.model_calls() - before)
             console.print(figures(runs[-1], calls[-1]), highlight=False, soft_wrap=True)
             if calls[-1] < runs[-1].model_calls:
-                broken.append(f"{name}: {runs[-1].model_calls} replies of model calls, and only {calls[-1]} such calls")
+                broken.append(f"{name}: {runs[-1].model_calls} replies came from model calls, but only {calls[-1]} ran")
     return runs, calls, broken
 
 
 def figures(run: Run, calls: int) -> str:
-    """One part in one line, as soon as it has ended."""
+    """The figures of one part in one line."""
     latency = run.summary()["latency"]["all"]
     shown = ", ".join(f"{name} {latency[f'{name}_ms']:,.1f} ms" for name in ("mean", "p50", "p99"))
     return f"{run.name}: {run.answered:,} answers, {calls:,} model call{'s' * (calls != 1)}, {shown}"
 
 
 def draw(runs: Sequence[Run], calls: Sequence[int], path: Path) -> None:
-    """Slow and fast over time, requests and model calls, the herd, and the Zipf load by percentile."""
+    """Draw latency over time without and with the cache, requests and model calls, and Zipf latency by percentile."""
     with plt.rc_context(STYLE):
         figure, ((slow, fast), (bars, curve)) = plt.subplots(2, 2, figsize=(14, 8.6), layout="constrained")
         timeline(slow, runs[:1])
@@ -191,16 +195,18 @@ def _model_calls(axes: Axes, runs: Sequence[Run], made: Sequence[int]) -> None:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--slow-requests", type=int, default=20, help="one after another, a second each (20)")
-    parser.add_argument("--requests", type=int, default=100, help="one after another, with the cache (100)")
-    parser.add_argument("--zipf-requests", type=int, default=5000)
-    parser.add_argument("--png", type=Path, default=Path("demo.png"))
+    parser.add_argument(
+        "--slow-requests", type=int, default=20, help="requests one after another without the cache, a second each (20)"
+    )
+    parser.add_argument("--requests", type=int, default=100, help="requests one after another with the cache (100)")
+    parser.add_argument("--zipf-requests", type=int, default=5000, help="requests of the Zipf load (5000)")
+    parser.add_argument("--png", type=Path, default=Path("demo.png"), help="file to draw the picture to (demo.png)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     if "AMQP_URL" not in os.environ:
-        parser.error("AMQP_URL is not set: run it as `make demo`")
+        parser.error("AMQP_URL is not set: use `make demo`")
     try:
         runs, calls, broken = measure(options.slow_requests, options.requests, options.zipf_requests)
     except KeyboardInterrupt:

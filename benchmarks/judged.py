@@ -1,4 +1,4 @@
-"""The bounds of `make bench`, and its tables."""
+"""The bounds and the tables of `make bench`."""
 
 import asyncio
 import importlib.metadata
@@ -14,8 +14,8 @@ from rich.table import Table
 
 from benchmarks.measures import Row, redis_info
 
-# Figure: what it is, its bound as a ratio, whether larger is better.
-# Those of CPU are 20, 28, 150 and 40 us beside the 7 us of a floor that acknowledges each request.
+# Ratio: its meaning, its bound, whether larger is better.
+# The CPU bounds equal 20, 28, 150 and 40 us, as the floor, which acknowledges each request, takes 7 us.
 BOUNDS = {
     "cpu": ("CPU per cached answer / the floor's", 2.9, False),
     "cpu_headers": ("the same, deadline and trace on every request", 4.0, False),
@@ -33,18 +33,18 @@ BOUNDS = {
 
 
 def is_within(name: str, value: float) -> bool:
-    """Whether a ratio holds its bound."""
+    """Whether a ratio is within its bound."""
     _, bound, is_more_better = BOUNDS[name.partition(",")[0]]
     return value >= bound if is_more_better else value <= bound
 
 
-def broken(ratios: Mapping[str, float]) -> list[str]:
-    """The ratios that are beyond their bounds."""
+def list_broken(ratios: Mapping[str, float]) -> list[str]:
+    """List the ratios that exceed their bounds."""
     return [name for name, value in ratios.items() if not is_within(name, value)]
 
 
 async def broker_version(url: str) -> str:
-    """What the broker says of itself."""
+    """The broker's product name and version."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         underlay = await channel.get_underlay_channel()
@@ -53,7 +53,7 @@ async def broker_version(url: str) -> str:
 
 
 def machine(amqp_url: str, redis_url: str) -> dict[str, str]:
-    """What was measured on."""
+    """Describe the machine, the servers and the libraries."""
     cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
     libraries = ("aio-pika", "aiormq", "redis", "hiredis", "uvloop", "pydantic")
@@ -68,10 +68,10 @@ def machine(amqp_url: str, redis_url: str) -> dict[str, str]:
 
 
 def show(console: Console, about: Mapping[str, str], rows: Mapping[str, Row], ratios: Mapping[str, float]) -> None:
-    """The table and the bounds."""
+    """Print the table of figures and the table of ratios with their bounds."""
     for name, text in about.items():
         console.print(f"{name}: {text}", highlight=False)
-    table = Table(title="make bench: medians; 200 requests in flight unless it says otherwise", title_justify="left")
+    table = Table(title="make bench: medians; 200 requests in flight unless stated otherwise", title_justify="left")
     columns = ("cpu_us", "per_second", "p50_ms", "p99_ms")
     for title in ("", "CPU us", "per second", "p50 ms", "p99 ms"):
         table.add_column(title, justify="right" if title else "left")

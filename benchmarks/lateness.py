@@ -1,7 +1,7 @@
-"""How late a bare event loop is on a schedule: `python -m benchmarks.lateness RATE SECONDS [WORK_US]`.
+"""Measure how late a bare event loop is on a schedule: `python -m benchmarks.lateness RATE SECONDS [WORK_US]`.
 
-It is what the lateness of the load tool is compared with: with as much work at each turn, a busy machine makes both
-late. It prints the 99th percentile in milliseconds.
+The lateness of the load tool is compared with it: with the same work in each turn, a busy machine delays both. It
+prints the 99th percentile in milliseconds.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from prediction_client.load.worker import precise_loop
 
 
 async def keep_schedule(rate: float, seconds: float, work_us: float = 0.0) -> float:
-    """Milliseconds, at the 99th percentile.
+    """Run turns on a schedule; return the 99th percentile of their lateness in milliseconds.
 
     Args:
         rate: turns per second.
-        seconds: how long.
-        work_us: processor time that each turn spends.
+        seconds: the duration.
+        work_us: CPU time that each turn spends.
     """
     loop = asyncio.get_running_loop()
     began, late_s = loop.time(), []
@@ -33,7 +33,7 @@ async def keep_schedule(rate: float, seconds: float, work_us: float = 0.0) -> fl
 
 
 def lateness_p99_ms(rate: float, seconds: float, work_us: float = 0.0) -> float:
-    """The same, of a process of its own; it blocks."""
+    """Run `keep_schedule` in a process of its own; it blocks."""
     command = [sys.executable, "-m", "benchmarks.lateness", str(rate), str(seconds), str(work_us)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -1,4 +1,7 @@
-"""What `make bench` measures: a responder, a client and a load tool, in turns with a C program that only echoes."""
+"""The measurements of `make bench`: a responder, a client and a load tool, compared with a C program that only echoes.
+
+That program is the floor: what RabbitMQ and a minimal consumer cost.
+"""
 
 import asyncio
 import json
@@ -14,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lateness import lateness_p99_ms
-from benchmarks.running import HERE, Load, Program, compiled, peers_environment
+from benchmarks.running import HERE, Load, Program, compile_program, peers_environment
 from deploy.processes import free_port
 from prediction_client.load import Broker, Inputs, OpenLoop, Plan, Popularity, run
 from prediction_responder.cache.redis_link import RedisLink
 
 KEYS = 500
-SCHEDULE_RATE, TOOL_SHARE = 2_000, 0.35  # requests a second; of the rate that the C load gets
-GATHERED_MS = 0.5  # requests that are due within this time share a write of the load tool
+SCHEDULE_RATE, TOOL_SHARE = 2_000, 0.35  # requests per second; the share of the rate of the C load
+GATHERED_MS = 0.5  # the load tool writes requests that are due within this time together
 Row = dict[str, float]
 
 
@@ -32,16 +35,16 @@ class Bench:
         self, amqp_url: str, redis_url: str, folder: Path, *, total: int, turns: int, tool_s: float = 4.0
     ) -> None:
         self._amqp, self._redis, self._tool_s = amqp_url, redis_url, tool_s
-        self._floor_program = compiled("floor", folder)
-        self.load = Load(compiled("load", folder), amqp_url)
+        self._floor_program = compile_program("floor", folder)
+        self.load = Load(compile_program("load", folder), amqp_url)
         self._total, self._turns = total, turns
         self.rows: dict[str, Row] = {}
         self.ratios: dict[str, float] = {}
 
-    def in_turns(self, measured: Callable[[], Row], floor: Callable[[], Row]) -> tuple[Row, Row, Row]:
-        """Medians of both, taken one after the other so many times, and of their ratios.
+    def take_turns(self, measured: Callable[[], Row], floor: Callable[[], Row]) -> tuple[Row, Row, Row]:
+        """Measure both alternately, `turns` times; return the medians of each and of their ratios.
 
-        A ratio is of two neighbours in time: what the machine was busy with fell on both.
+        A ratio compares two consecutive measurements, so that other load on the machine affects both.
         """
         pairs = [(measured(), floor()) for _ in range(self._turns)]
         ratios = [
@@ -51,7 +54,7 @@ class Bench:
 
     @contextmanager
     def responder(self, namespace: str, **settings: Any) -> Iterator[tuple[Program, str, float]]:
-        """A responder with the example model `price`: the program, its queue, and how long it took to be ready."""
+        """Run a responder with the example model `price`; yield the program, its queue and the seconds until ready."""
         port = free_port()
         environment = {
             "PRICE_MODEL_SECONDS": "0.01",
@@ -75,13 +78,13 @@ class Bench:
 
     @contextmanager
     def floor(self, queue: str, queue_type: str) -> Iterator[Program]:
-        """The C program on a queue of its own."""
+        """Run the C program on its own queue."""
         with Program.running([self._floor_program, self._amqp, queue, queue_type]) as program:
             self.load.await_answer(queue, program)
             yield program
 
-    def cached(self, queue_type: str) -> None:
-        """Cached answers in many ways, on one type of queue."""
+    def hits(self, queue_type: str) -> None:
+        """Measure cached answers on one type of queue: many in flight, with headers, and one at a time."""
         namespace, floor_queue = f"bench{os.getpid()}{queue_type}.", f"bench.floor.{os.getpid()}.{queue_type}"
         with (
             self.responder(namespace, responder_queue_type=queue_type) as (one, queue, ready_s),
@@ -91,19 +94,21 @@ class Bench:
             self.load(floor_queue, total=4000, keys=KEYS)
             at_first_mb, hits = one.resident_mb(), self.redis_hits()
             many = {"total": self._total, "keys": KEYS}
-            row, base, ratios = self.in_turns(
-                lambda: self.load.weighed(one, queue, **many), lambda: self.load.weighed(floor, floor_queue, **many)
+            row, base, ratios = self.take_turns(
+                lambda: self.load.measure_cpu(one, queue, **many),
+                lambda: self.load.measure_cpu(floor, floor_queue, **many),
             )
             self.rows[f"cached, {queue_type}"], self.rows[f"floor, {queue_type}"] = row, base
             self.ratio("hits", queue_type, (self.redis_hits() - hits) / (self._turns * self._total))
             self.ratio("cpu", queue_type, ratios["cpu_us"])
             self.ratio("rate", queue_type, ratios["per_second"])
-            row = median([self.load.weighed(one, queue, headers=True, **many) for _ in range(self._turns)])
+            row = median([self.load.measure_cpu(one, queue, headers=True, **many) for _ in range(self._turns)])
             self.rows[f"cached, with headers, {queue_type}"] = row
             self.ratio("cpu_headers", queue_type, row["cpu_us"] / base["cpu_us"])
             few = {"total": 4000, "keys": KEYS, "window": 1}
-            row, alone, ratios = self.in_turns(
-                lambda: self.load.weighed(one, queue, **few), lambda: self.load.weighed(floor, floor_queue, **few)
+            row, alone, ratios = self.take_turns(
+                lambda: self.load.measure_cpu(one, queue, **few),
+                lambda: self.load.measure_cpu(floor, floor_queue, **few),
             )
             self.rows[f"one at a time, {queue_type}"], self.rows[f"floor, one at a time, {queue_type}"] = row, alone
             self.ratio("p50_alone", queue_type, ratios["p50_ms"])
@@ -111,27 +116,30 @@ class Bench:
             self.ratio("memory", queue_type, one.resident_mb() / at_first_mb)
 
     def misses(self) -> None:
-        """Keys that nobody has asked for, and a model that returns at once; then without cache and coalescing."""
+        """Measure misses: distinct new keys and a model that returns at once; then without cache and coalescing."""
         with self.responder(f"bench{os.getpid()}miss.", price_model_seconds=0) as (one, queue, _):
             self.load(queue, total=2000, fresh=True)
             many = {"total": self._total // 2, "fresh": True}
-            row, without, ratios = self.in_turns(
-                lambda: self.load.weighed(one, queue, **many),
-                lambda: self.load.weighed(one, queue, cache_control="no-store", **many),
+            row, without, ratios = self.take_turns(
+                lambda: self.load.measure_cpu(one, queue, **many),
+                lambda: self.load.measure_cpu(one, queue, cache_control="no-store", **many),
             )
         self.rows["miss, all distinct"], self.rows["no-store, all distinct"] = row, without
         self.ratio("cpu_miss", "quorum", row["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
         self.ratio("rate_miss", "quorum", ratios["per_second"])
 
     def wake(self) -> None:
-        """From a leader's commit to its follower's answer, in two processes, beside a bare message through Redis."""
+        """Measure the time from a leader's commit to the answer at a follower in another process.
+
+        It is compared with a bare message through Redis.
+        """
         row = last_json([sys.executable, "-m", "benchmarks.wake", self._redis, str(min(300, self._total))])
         self.rows["follower woken"] = {name: row[name] for name in ("p50_ms", "p99_ms")}
         self.rows["a bare message through Redis"] = {"p50_ms": row["bare_p50_ms"], "p99_ms": row["bare_p99_ms"]}
         self.ratio("wake", "none", row["p50_ms"] / row["bare_p50_ms"])
 
     def client(self) -> None:
-        """The client library."""
+        """Measure the CPU time of a client library call."""
         command = [sys.executable, "-m", "benchmarks.client_load", str(self._total)]
         with self.responder("") as (_, queue, _ready):
             self.load(queue, total=4000, keys=KEYS)
@@ -140,9 +148,9 @@ class Bench:
         self.ratio("cpu_client", "quorum", median(rows)["cpu_us"] / self.rows["floor, quorum"]["cpu_us"])
 
     def load_tool(self) -> None:
-        """One process of `producer load` against the floor, which answers each request with its own body: a result.
+        """Measure one process of the load tool against the floor, which echoes each request's body: a valid result.
 
-        Beside it: what the C load gets out of the same floor, and how late a bare event loop is on the same schedule.
+        It is compared with the rate of the C load on the same floor, and with a bare event loop on the same schedule.
         """
         model = f"bench-floor-{os.getpid()}"
         asked = Inputs.of_template('{"result": {"price": {key}}}', KEYS, Popularity("zipf", 1.1))
@@ -175,7 +183,7 @@ class Bench:
         return row
 
     def peers(self) -> None:
-        """Two responders as users write them today."""
+        """Measure the peers: two responders as users write them without this package."""
         with peers_environment() as python:
             for peer in ("aio_pika_redis", "faststream_redis"):
                 queue = f"bench.{peer}.{os.getpid()}"
@@ -184,23 +192,24 @@ class Bench:
                     self.load.await_answer(queue, program)
                     self.load(queue, total=4000, keys=KEYS)
                     rows = [
-                        self.load.weighed(program, queue, total=self._total // 5, keys=KEYS) for _ in range(self._turns)
+                        self.load.measure_cpu(program, queue, total=self._total // 5, keys=KEYS)
+                        for _ in range(self._turns)
                     ]
                 self.rows[f"peer: {peer.replace('_', ' + ', 1) if 'fast' in peer else 'aio-pika + redis'}"] = median(
                     rows
                 )
 
     def ratio(self, name: str, queue_type: str, value: float) -> None:
-        """Note a ratio; of two types of queue the worse one stands for both, and both are kept."""
+        """Record a ratio, for each type of queue separately."""
         self.ratios[f"{name}, {queue_type}"] = round(value, 3)
 
     def redis_hits(self) -> int:
-        """How many keys Redis has found."""
+        """How many look-ups in Redis were hits."""
         return int(asyncio.run(redis_info(self._redis, "stats"))["keyspace_hits"])
 
 
 def last_json(command: Sequence[str]) -> Row:
-    """What a program prints last: a line of JSON, whatever else it says before."""
+    """Run a program; parse the last line that it prints as JSON."""
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     row: Row = json.loads(said.strip().splitlines()[-1])
     return row
@@ -212,7 +221,7 @@ def median(rows: list[Row]) -> Row:
 
 
 def is_ready(port: int) -> bool:
-    """What the readiness probe says."""
+    """Whether the readiness probe answers 200."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
@@ -221,7 +230,7 @@ def is_ready(port: int) -> bool:
 
 
 async def redis_info(url: str, section: str) -> dict[str, str]:
-    """A section of Redis' INFO."""
+    """Fetch a section of Redis' INFO."""
     async with RedisLink(url, timeout_s=5.0) as link:
         text: bytes = await link.ask("INFO", section)
     return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)

@@ -1,4 +1,4 @@
-"""Programs under measurement: started, waited for, weighed and ended."""
+"""Runs programs, puts load on them, and measures their CPU time and memory."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ class Program:
     @classmethod
     @contextmanager
     def running(cls, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Iterator["Program"]:
-        """One that runs, and is gone at the end."""
+        """Start a program, and end it at the end."""
         process = subprocess.Popen([str(word) for word in command], env=os.environ | (environment or {}))
         try:
             yield cls(process)
@@ -43,11 +43,11 @@ class Program:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def cpu_s(self) -> float:
-        """The processor time that it and its children have used."""
+        """The CPU time that it and its children have used."""
         ticks = 0
         for pid in self._tree():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -55,7 +55,7 @@ class Program:
         return ticks / TICKS_PER_S
 
     def resident_mb(self) -> float:
-        """The memory that it and its children hold, in 10^6 bytes."""
+        """The resident memory of it and its children, in 10^6 bytes."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._tree())
         return pages * PAGE_BYTES / 1e6
 
@@ -73,11 +73,11 @@ class Program:
 
 
 class Load:
-    """The load generator: load.c, so that it costs little beside what it measures.
+    """The load generator load.c. It is a C program, so that it uses little CPU next to the program under test.
 
     Args:
-        program: compiled.
-        url: the broker.
+        program: the compiled load.c.
+        url: the broker's URL.
     """
 
     def __init__(self, program: Path, url: str) -> None:
@@ -95,7 +95,7 @@ class Load:
         cache_control: str = "-",
         timeout_s: float | None = None,
     ) -> dict[str, float]:
-        """Keep `window` requests in flight until `total` replies have come; `fresh` ones have keys of their own, each.
+        """Keep `window` requests in flight until `total` replies have come. With `fresh`, every request has a new key.
 
         Raises:
             SystemExit: a reply was wrong or missing.
@@ -107,30 +107,34 @@ class Load:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode != 0:
             raise SystemExit(f"the load on {queue} failed with status {done.returncode}: {done.stdout}{done.stderr}")
-        time.sleep(SETTLE_S)  # the last acknowledgements belong to this run
+        time.sleep(SETTLE_S)  # so that the last acknowledgements count in this run
         result: dict[str, float] = json.loads(done.stdout)
         return result
 
-    def weighed(self, program: Program, queue: str, *, total: int, **options: Any) -> dict[str, float]:
-        """Run, and weigh the processor time that a program spends on it, in microseconds per reply."""
+    def measure_cpu(self, program: Program, queue: str, *, total: int, **options: Any) -> dict[str, float]:
+        """Run the load, and measure the CPU time that a program spends on it, in microseconds per reply."""
         before = program.cpu_s()
         result = self(queue, total=total, **options)
-        used_s = max(program.cpu_s() - before, 1 / TICKS_PER_S)  # a clock tick is the least that can be seen
+        used_s = max(program.cpu_s() - before, 1 / TICKS_PER_S)  # CPU time is counted in clock ticks
         return result | {"cpu_us": round(used_s / total * 1e6, 1)}
 
     def await_answer(self, queue: str, program: Program) -> None:
-        """Wait until a program answers a queue."""
+        """Wait until a program answers the requests of a queue.
+
+        Raises:
+            SystemExit: it ended, or did not answer in time.
+        """
         for _ in range(20):
             if not program.is_alive:
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self(queue, total=1, timeout_s=3.0)
                 return
-        raise SystemExit(f"nobody answers {queue}")
+        raise SystemExit(f"no program answers on the queue {queue}")
 
 
-def compiled(name: str, folder: Path) -> Path:
-    """One of the C programs here, compiled; on Debian, as root, what it needs is installed first.
+def compile_program(name: str, folder: Path) -> Path:
+    """Compile one of the C programs in this folder. On Debian as root, a missing compiler or library is installed.
 
     Raises:
         SystemExit: there is no C compiler or no librabbitmq.
@@ -151,7 +155,7 @@ def compiled(name: str, folder: Path) -> Path:
 
 @contextmanager
 def peers_environment() -> Iterator[Path]:
-    """The interpreter of a throw-away environment with the peers' locked dependencies."""
+    """Make a throw-away environment with the peers' locked dependencies; yield its interpreter."""
     with tempfile.TemporaryDirectory(prefix="responder-peers-") as folder:
         uv, environment = Path(sys.executable).with_name("uv"), dict(os.environ)
         if Path("/etc/ssl/certs/ca-certificates.crt").exists():

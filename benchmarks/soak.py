@@ -1,7 +1,7 @@
-"""A million answers, and the memory that they leave behind: `make soak`.
+"""Check that a million answers do not leak memory: `make soak`.
 
-Nine of ten requests have keys that were asked before, one of ten is new to the responder. The exit status is 1 when a
-reply is wrong or missing, or when memory after the last tenth is more than a tenth above memory after the first one.
+Nine of ten requests repeat keys; one of ten has a new key. The exit status is 1 when a reply is wrong or missing, or
+when memory after the last tenth is more than 10 % above memory after the first tenth.
 """
 
 import argparse
@@ -21,9 +21,9 @@ console = Console(stderr=True)
 
 
 def main() -> None:
-    """Run, print a line for each tenth, and judge."""
+    """Run the load, print a line for each tenth, and check the bound."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--answers", type=int, default=1_000_000, help="how many (1000000)")
+    parser.add_argument("--answers", type=int, default=1_000_000, help="number of answers (1000000)")
     answers = parser.parse_args().answers
     sizes: list[float] = []
     with tempfile.TemporaryDirectory(prefix="responder-soak-") as folder, ExitStack() as stack:

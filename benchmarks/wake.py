@@ -1,9 +1,9 @@
-"""How long after a leader's commit a follower in another process has the answer.
+"""Measure the time from a leader's commit to the answer at a follower in another process.
 
     python -m benchmarks.wake REDIS_URL COUNT
 
-It prints one line of JSON: p50 and p99 in milliseconds, from the moment at which the leader sends its commit, and of
-a bare message through Redis' pub/sub between the same two processes.
+It prints one line of JSON: p50 and p99 in milliseconds, counted from the moment when the leader sends its commit, and
+the same for a bare message through Redis' pub/sub between the same two processes.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ BODY = b'{"result":{"price":3847.564254}}'
 
 
 def key(salt: str, number: int) -> Key:
-    """One of this run's keys."""
+    """Make a key of this run."""
     return Key(number.to_bytes(16), f"{salt}{{{number}}}:v", f"{salt}generation")
 
 
 async def follow(url: str, salt: str, count: int) -> None:
-    """Wait for one answer after another; print when each was there."""
+    """Wait for one answer after another; print the time at which each arrived. Then do the same for bare messages."""
     async with RedisCache(url, timeout_s=1.0, inbox=f"{salt}follower") as store:
         leases = Leases(store, CachedAnswers(store), lease_s=3.0)
         loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ async def follow(url: str, salt: str, count: int) -> None:
 
 
 async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[bytes]") -> tuple[list[float], list[float]]:
-    """Milliseconds between commits and what the follower says; and the same for bare messages."""
+    """Measure the milliseconds from each commit to the follower's answer, and the same for bare messages."""
     took_ms: list[float] = []
     bare_ms: list[float] = []
     loop = asyncio.get_running_loop()
@@ -72,13 +72,13 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
             follower.stdin.write(b"%d\n" % number)
             follower.stdin.flush()
             while not await link.ask("SCARD", beside_name(one.name, "w")):  # noqa: ASYNC110 - Redis sets no event
-                await asyncio.sleep(0.01)  # by then both are idle, as a follower is while a model works
+                await asyncio.sleep(0.01)  # then both processes are idle, as they are while a model runs
             now_ms, at = time.time_ns() // 1_000_000, time.monotonic()
             await leases.commits.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)
             woken_at = float(await loop.run_in_executor(None, follower.stdout.readline))
             took_ms.append((woken_at - at) * 1000)
         await leases.close()
-        await loop.run_in_executor(None, follower.stdout.readline)  # it listens
+        await loop.run_in_executor(None, follower.stdout.readline)  # the follower's "ready": it is subscribed
         for _ in range(count):
             await asyncio.sleep(0.01)  # as above
             at = time.monotonic()
@@ -89,7 +89,7 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
 
 
 def main() -> None:
-    """The leader, or with a salt the follower."""
+    """Run the leader, or the follower if a salt is given."""
     url, count, *salt = sys.argv[1:]
     if salt:
         uvloop.run(follow(url, salt[0], int(count)))

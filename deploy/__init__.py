@@ -1,1 +1,1 @@
-"""What stands beside the program: servers for a demo or a test run, and the set-up of a machine."""
+"""Servers for a demo or a test run, and the set-up of a machine."""

@@ -1,4 +1,4 @@
-"""RabbitMQ and Redis from their installed binaries, which are installed first where that is possible."""
+"""RabbitMQ and Redis from installed binaries. Missing ones are installed first where that is possible."""
 
 import os
 import shlex
@@ -20,10 +20,10 @@ def have_binaries() -> bool:
 
 
 def ensure_binaries() -> None:
-    """Install both servers where they are missing and that is possible.
+    """Install both servers if one is missing.
 
     Raises:
-        NoServers: it is not; the message says what to install.
+        NoServers: they cannot be installed here; the message says what to install.
     """
     if not have_binaries():
         _install()
@@ -31,7 +31,7 @@ def ensure_binaries() -> None:
 
 @contextmanager
 def binaries() -> Iterator[Servers]:
-    """Throw-away instances in a temporary folder, installed first where that is possible."""
+    """Run throw-away instances in a temporary folder. Missing servers are installed first where that is possible."""
     ensure_binaries()
     shm = Path("/dev/shm")
     parent = shm if os.access(shm, os.W_OK) else None
@@ -55,7 +55,7 @@ def _install() -> None:
     say(f"installing {' and '.join(packages)} from Debian's packages")
     policy = Path("/usr/sbin/policy-rc.d")
     with ExitStack() as stack:
-        if not policy.exists():  # or the packages would start their own services
+        if not policy.exists():  # without it the packages start their own services
             policy.write_text("#!/bin/sh\nexit 101\n")
             policy.chmod(0o755)
             stack.callback(policy.unlink)

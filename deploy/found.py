@@ -1,4 +1,4 @@
-"""Servers as they were found, and the reaper that ends what must not outlive a command."""
+"""The description of the servers that were found, and a reaper that cleans up even if this process is killed."""
 
 import subprocess
 import sys
@@ -9,16 +9,16 @@ from typing import Protocol
 
 
 class NoServers(Exception):
-    """There is no way to get the servers here; the message says what to install."""
+    """The servers cannot be provided here; the message says what to install."""
 
 
 class Server(Protocol):
-    """One server that can be hurt."""
+    """A server on which a test can cause faults."""
 
     url: str
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it at once, like a crash."""
 
     def start(self) -> None:
         """Start it again, on the same port, and wait until it answers."""
@@ -27,19 +27,19 @@ class Server(Protocol):
         """Stop it without closing its sockets."""
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue it after `freeze`."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and how they came about.
+    """The URLs of a broker and a Redis, and where they come from.
 
     Args:
-        amqp_url, redis_url: for whoever may do anything there.
-        source: in a word.
-        broker, redis: the processes, where they are ours to hurt.
-        control: `rabbitmqctl`, where we may.
-        service: the same URLs, as a responder logs in that may do no more than it must.
+        amqp_url, redis_url: with all permissions.
+        source: `given`, `docker` or `binaries`.
+        broker, redis: the processes, if we started them and tests may cause faults on them.
+        control: runs `rabbitmqctl`, if that is available.
+        service: the AMQP and Redis URLs of a responder with only the permissions that it needs.
     """
 
     amqp_url: str
@@ -51,22 +51,22 @@ class Servers:
     service: tuple[str, str] | None = None
 
     def environment(self, namespace: str) -> dict[str, str]:
-        """A responder's."""
+        """The environment variables of a responder."""
         amqp_url, redis_url = self.service or (self.amqp_url, self.redis_url)
         return {"AMQP_URL": amqp_url, "REDIS_URL": redis_url, "RESPONDER_NAMESPACE": namespace}
 
 
 def say(text: str) -> None:
-    """One step, in one line, to standard error."""
+    """Print one step as one line to standard error."""
     print(f"servers: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def reaper(cleanup: str) -> Iterator[Callable[[], None]]:
-    """Run a shell command when this context ends, or this process in any way, unless what it yields was called.
+    """Run a shell command when this context or this process ends in any way, unless the clean-up was done before.
 
     Yields:
-        Call it when the cleaning up has been done.
+        A function to call when the clean-up is done.
     """
     process = subprocess.Popen(
         ["sh", "-c", f"trap '' INT TERM HUP; read -r word; [ \"$word\" = done ] || {{ sleep 0.5; {cleanup}; }}"],

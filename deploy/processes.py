@@ -1,4 +1,4 @@
-"""RabbitMQ and Redis as throw-away processes of ours, on free ports of the loopback."""
+"""RabbitMQ and Redis as throw-away processes, on free ports of the loopback interface."""
 
 import contextlib
 import ctypes
@@ -23,13 +23,13 @@ _DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
 
 
 def rabbitmq_server() -> str | None:
-    """The server's own script; Debian's wrapper in /usr/sbin changes the user."""
+    """The path of the server's own script. Debian's wrapper in /usr/sbin is avoided, because it changes the user."""
     debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     return str(debian) if debian.exists() else shutil.which("rabbitmq-server")
 
 
 def free_port() -> int:
-    """A free port of the loopback, below the ephemeral range, where a client's own port could take it."""
+    """Find a free port of the loopback. It is below the ephemeral range, so that no client's own port can take it."""
     for port in random.sample(range(20_000, 32_000), 200):
         with socket.socket() as probe:
             try:
@@ -41,15 +41,15 @@ def free_port() -> int:
     raise NoServers(msg)
 
 
-def dies_with_us() -> Callable[[], None] | None:
-    """A `preexec_fn` that has the kernel kill a child when this process ends in any way; only Linux can."""
+def die_with_parent() -> Callable[[], None] | None:
+    """Make a `preexec_fn`: the kernel then kills the child when this process ends in any way. Linux only, else None."""
     if sys.platform != "linux":
         return None
     return lambda: ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
 class _Process(ABC):
-    """A server process of ours: started, waited for, killed, started again."""
+    """A server process that can be started, killed and started again."""
 
     command: list[str]
     environment: dict[str, str]
@@ -74,7 +74,7 @@ class _Process(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=dies_with_us(),
+                preexec_fn=die_with_parent(),
             )
         began = said_at = time.monotonic()
         while not self.answers():
@@ -89,7 +89,7 @@ class _Process(ABC):
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL it and everything that it started."""
+        """Send SIGKILL to it and its children."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -97,11 +97,11 @@ class _Process(ABC):
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: its sockets stay open and nothing answers."""
+        """Send SIGSTOP: its sockets stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -110,7 +110,7 @@ class _Process(ABC):
 
 
 class RedisProcess(_Process):
-    """A Redis that keeps nothing."""
+    """A Redis without persistence."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class RedisProcess(_Process):
     @classmethod
     @contextmanager
     def running(cls, folder: Path) -> Iterator["RedisProcess"]:
-        """A running one."""
+        """Start a Redis, and kill it at the end."""
         one = cls(folder)
         try:
             one.start()
@@ -147,7 +147,7 @@ class RedisProcess(_Process):
             one.kill()
 
     def secure(self, authority: str, certificate: str, key: str) -> None:
-        """Before it starts: speak TLS too, on `tls_port`, to those who show a certificate of the authority."""
+        """Also serve TLS, on `tls_port`, to clients with a certificate of the authority. Call it before the start."""
         self.tls_port = free_port()
         files = ("--tls-ca-cert-file", authority, "--tls-cert-file", certificate, "--tls-key-file", key)
         self.command += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "yes", *files]
@@ -157,10 +157,10 @@ class RedisProcess(_Process):
 
 
 class BrokerProcess(_Process):
-    """A RabbitMQ node of its own, with its own data and log.
+    """A RabbitMQ node with its own data and log.
 
     Args:
-        beside: a node whose epmd it shares, so that the two can find each other; None for an epmd of its own.
+        beside: a node whose epmd it shares, so that the two can form a cluster; None for its own epmd.
     """
 
     def __init__(self, folder: Path, beside: "BrokerProcess | None" = None) -> None:
@@ -180,7 +180,7 @@ class BrokerProcess(_Process):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         self.environment = kept | {
             "HOME": str(folder),
-            "NOTIFY_SOCKET": "none",  # the start script then becomes the VM instead of its parent
+            "NOTIFY_SOCKET": "none",  # makes the start script exec the VM instead of staying its parent
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"responder{self.port}@localhost",
@@ -206,7 +206,7 @@ class BrokerProcess(_Process):
     @classmethod
     @contextmanager
     def prepared(cls, folder: Path, beside: "BrokerProcess | None" = None) -> Iterator["BrokerProcess"]:
-        """One that can be started."""
+        """Prepare a node without starting it, and kill it at the end."""
         one = cls(folder, beside)
         with one._own_epmd() if beside is None else contextlib.nullcontext():
             try:
@@ -221,7 +221,7 @@ class BrokerProcess(_Process):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=dies_with_us(),
+            preexec_fn=die_with_parent(),
         )
         try:
             yield
@@ -231,24 +231,24 @@ class BrokerProcess(_Process):
 
     @property
     def node(self) -> str:
-        """Its Erlang name."""
+        """Its Erlang node name."""
         return self.environment["RABBITMQ_NODENAME"]
 
     def join(self, other: "BrokerProcess") -> None:
-        """Make a cluster with a running node, or become part of its cluster; it forgets what it had."""
+        """Join the cluster of a running node. This node loses its data."""
         for words in (("stop_app",), ("reset",), ("join_cluster", other.node), ("start_app",)):
             self.control(*words)
 
     @classmethod
     @contextmanager
     def running(cls, folder: Path) -> Iterator["BrokerProcess"]:
-        """A running one."""
+        """Start a node, and kill it at the end."""
         with cls.prepared(folder) as one:
             one.start()
             yield one
 
     def configure(self, *lines: str) -> None:
-        """Add to its configuration, before it starts."""
+        """Add lines to its configuration. Call it before the start."""
         with (self.folder / "rabbitmq.conf").open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 

@@ -1,12 +1,12 @@
-"""RabbitMQ and Redis for a demo or a test run, from wherever they can be had:
+"""RabbitMQ and Redis for a demo or a test run, from the first source that works:
 
-1. `AMQP_URL` and `REDIS_URL`, if given;
+1. `AMQP_URL` and `REDIS_URL`, if set;
 2. Docker, if an engine answers and has or can pull the images (docker-compose.yml);
 3. `rabbitmq-server` and `redis-server`, as throw-away instances on free ports of the loopback;
 4. on Debian or Ubuntu as root: those two packages, installed first.
 
-Nothing outlives the command, even when it is killed: a reaper waits for the end of a pipe that only the
-command holds.
+The servers end with this program, even when it is killed: a reaper waits until a pipe is closed whose other end only
+this program holds.
 
     python -m deploy.servers -- COMMAND...      runs COMMAND with AMQP_URL and REDIS_URL set
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from deploy.binaries import binaries
 from deploy.found import NoServers, Servers, reaper, say
-from deploy.processes import dies_with_us
+from deploy.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 PULL_TIMEOUT_S = 300.0
@@ -32,14 +32,14 @@ COMMAND_GRACE_S = 40.0
 
 @contextmanager
 def servers() -> Iterator[Servers]:
-    """Servers from the first source that works.
+    """Provide servers from the first source that works.
 
     Raises:
-        NoServers: none does.
+        NoServers: no source works.
     """
     amqp_url, redis_url = os.environ.get("AMQP_URL"), os.environ.get("REDIS_URL")
     if amqp_url and redis_url:
-        say("AMQP_URL and REDIS_URL are given")
+        say("using AMQP_URL and REDIS_URL")
         yield Servers(amqp_url, redis_url, "given")
         return
     with _docker() if docker_has_images() else binaries() as found:
@@ -54,7 +54,7 @@ def _quiet(*command: str, timeout_s: float = 30.0) -> bool:
 
 
 def images() -> dict[str, str]:
-    """The images of the compose file, as its variables choose them."""
+    """The images of the compose file, by the variables that select them."""
     return {
         "RABBITMQ_IMAGE": os.environ.get("RABBITMQ_IMAGE", "rabbitmq:4.1-management-alpine"),
         "REDIS_IMAGE": os.environ.get("REDIS_IMAGE", "redis:7.4-alpine"),
@@ -62,14 +62,14 @@ def images() -> dict[str, str]:
 
 
 def docker_has_images() -> bool:
-    """Whether an engine with Compose answers and has the images, pulled now if need be."""
+    """Whether a Docker engine with Compose answers and has the images; missing images are pulled."""
     if not _quiet("docker", "info") or not _quiet("docker", "compose", "version"):
         return False
     for image in images().values():
         if not _quiet("docker", "image", "inspect", image):
             say(f"pulling {image}")
             if not _quiet("docker", "pull", "-q", image, timeout_s=PULL_TIMEOUT_S):
-                say(f"cannot pull {image}; going on without Docker")
+                say(f"cannot pull {image}; continuing without Docker")
                 return False
     return True
 
@@ -86,7 +86,7 @@ def _docker() -> Iterator[Servers]:
             subprocess.run(
                 [*compose, "up", "-d", "--wait", "rabbitmq", "redis"], env=environment, check=True, capture_output=True
             )
-            amqp, redis = (_published(compose, *one) for one in (("rabbitmq", "5672"), ("redis", "6379")))
+            amqp, redis = (_find_address(compose, *one) for one in (("rabbitmq", "5672"), ("redis", "6379")))
             yield Servers(f"amqp://guest:guest@{amqp}/", f"redis://{redis}/0", "docker")
         except subprocess.CalledProcessError as error:
             msg = f"docker compose failed: {error.stderr.decode(errors='replace').strip()[-500:]}"
@@ -96,28 +96,28 @@ def _docker() -> Iterator[Servers]:
                 done()
 
 
-def _published(compose: Sequence[str], service: str, port: str) -> str:
+def _find_address(compose: Sequence[str], service: str, port: str) -> str:
     shown = subprocess.run([*compose, "port", service, port], check=True, capture_output=True, text=True).stdout.strip()
     return shown.replace("0.0.0.0", "127.0.0.1")
 
 
 def run(command: Sequence[str], source: Callable[[], AbstractContextManager[Servers]] = servers) -> int:
-    """Run a command with AMQP_URL and REDIS_URL set; its exit status."""
+    """Run a command with AMQP_URL and REDIS_URL set; return its exit status."""
     with source() as found:
         environment = os.environ | {"AMQP_URL": found.amqp_url, "REDIS_URL": found.redis_url}
-        process = subprocess.Popen(command, env=environment, preexec_fn=dies_with_us())
+        process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent())
         try:
             while True:
                 try:
                     return process.wait()
                 except KeyboardInterrupt:
-                    continue  # the command got it too, and ends in its own way
+                    continue  # the command received the signal too, and ends by itself
         finally:
             _end(process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """The command does not outlive its servers."""
+    """End the command, so that it does not outlive its servers."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -127,7 +127,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     words = sys.argv[1:]
     if len(words) < 2 or words[0] != "--":
         print(__doc__, file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Models that people can copy."""
+"""Example models, web applications and clients, to copy."""

@@ -1,7 +1,7 @@
-"""A real classifier: handwritten digits, trained on the UCI set that scikit-learn ships.
+"""A real classifier of handwritten digits, trained on the UCI data set that scikit-learn includes.
 
-It is trained once and kept in the user's cache folder as plain numbers; the file is the model's artefact, so
-its bytes are part of every key.
+It is trained once. The weights are stored in the user's cache folder as plain numbers. The file is the model's
+artefact, so its bytes are part of every key.
 """
 
 import json
@@ -34,7 +34,7 @@ class Digit(BaseModel):
 
 
 def train() -> dict[str, list[list[float]] | list[float]]:
-    """Fit a logistic regression to the real images, and return its numbers."""
+    """Fit a logistic regression to the real images, and return its weights."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
 
@@ -44,13 +44,13 @@ def train() -> dict[str, list[list[float]] | list[float]]:
 
 
 class Digits:
-    """Softmax over a linear model: what scikit-learn's `predict_proba` computes."""
+    """Softmax over a linear model, as scikit-learn's `predict_proba` computes it."""
 
     def load(self) -> None:
-        """Read the numbers, after training them if nobody has."""
+        """Read the weights; train them first if there is no file."""
         if not WEIGHTS.exists():
             _CACHE.mkdir(parents=True, exist_ok=True)
-            # Written beside and moved, so that two replicas that start together never read half a file.
+            # Written to a draft and moved, so that a replica that starts at the same time never reads half a file.
             draft = WEIGHTS.with_suffix(f".{os.getpid()}")
             draft.write_text(json.dumps(train()))
             draft.replace(WEIGHTS)
@@ -66,5 +66,5 @@ class Digits:
         return Digit(label=int(probabilities.argmax()), probabilities=probabilities.round(6).tolist())
 
 
-# The same as decorating the class; written so, type checkers still know the class.
+# Same as decorating the class, but type checkers keep the class's type.
 digits = predictor(name="digits", version="1", ttl=600, artefacts=[WEIGHTS])(Digits)

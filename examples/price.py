@@ -1,6 +1,6 @@
-"""The seed's model: it thinks for a second and names a price.
+"""A slow example model: it waits for a second and returns a made-up price.
 
-The answer is made up, but it depends on the input and on nothing else, so every reply can be checked.
+The price depends on the input and on nothing else, so every reply can be checked.
 Environment: PRICE_MODEL_SECONDS (1), PRICE_TTL_SECONDS (5).
 """
 
@@ -17,7 +17,7 @@ TTL_SECONDS = float(os.environ.get("PRICE_TTL_SECONDS", "5"))
 
 
 class Features(BaseModel):
-    """What the price of a pair in some minutes depends on."""
+    """The inputs of a price prediction."""
 
     pair: str = Field(min_length=1, max_length=32, examples=["ETH/EUR"])
     horizon_minutes: int = Field(default=5, ge=1, le=1440)
@@ -31,7 +31,7 @@ class Price(BaseModel):
 
 
 def expected(features: Features) -> float:
-    """The answer that a correct reply must have."""
+    """The price that a correct reply must contain."""
     seen = repr((features.pair, features.horizon_minutes, features.returns)).encode()
     return int.from_bytes(hashlib.blake2b(seen, digest_size=4).digest()) / 1e6
 

@@ -1,6 +1,6 @@
-"""Predictions in a Django application, and in any other that has threads and no event loop.
+"""Predictions in a Django application, or in any other with threads and no event loop.
 
-One blocking client for each process, made when it is first needed: after a server has forked its workers, not before.
+There is one blocking client for each process, made on first use: after the server has forked its workers, not before.
 """
 
 import atexit
@@ -25,13 +25,13 @@ def _client(_process: int) -> BlockingPredictionClient:
 
 
 def predictions() -> BlockingPredictionClient:
-    """This process's client; it is closed when the process ends."""
-    with _making:  # or the first threads would make one each
+    """The client of this process. It is closed when the process ends."""
+    with _making:  # or each of the first threads would make a client
         return _client(os.getpid())
 
 
 def price(request: HttpRequest) -> HttpResponse:
-    """A price for the pair that was posted."""
+    """Return a price for the posted pair."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     try:

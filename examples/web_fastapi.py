@@ -1,7 +1,7 @@
-"""Predictions in a FastAPI application: `uvicorn examples.web_fastapi:app`. AMQP_URL says where the broker is.
+"""Predictions in a FastAPI application: `uvicorn examples.web_fastapi:app`. AMQP_URL is the broker's URL.
 
-One client for the whole application, opened and closed with it. A prediction's error becomes the HTTP status that its
-code stands for, and tells when to try again.
+The application has one client, which it opens at the start and closes at the end. A prediction's error becomes an HTTP
+response with the status of its code and, if known, the header `retry-after`.
 """
 
 import math
@@ -19,7 +19,7 @@ from prediction_client import PredictionClient, PredictionError
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """The client lives as long as the application."""
+    """Keep the client open while the application runs."""
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost/")
     namespace = os.environ.get("RESPONDER_NAMESPACE", "")
     async with PredictionClient(url, namespace=namespace, timeout_s=5.0) as client:
@@ -31,7 +31,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 def predictions(request: Request) -> PredictionClient:
-    """The application's client; a test puts another one here, see `producer.testing`."""
+    """The application's client. A test can replace it, see `prediction_client.testing`."""
     client: PredictionClient = request.app.state.predictions
     return client
 
@@ -40,7 +40,7 @@ def predictions(request: Request) -> PredictionClient:
 async def price(
     features: Features, response: Response, client: Annotated[PredictionClient, Depends(predictions)]
 ) -> Price:
-    """A price, and where it came from."""
+    """Return a price, and where it came from."""
     prediction = await client.ask("price", features)
     response.headers["cache-status"] = prediction.cache_status.encoded.decode()
     return Price.model_validate(prediction.value)
@@ -48,6 +48,6 @@ async def price(
 
 @app.exception_handler(PredictionError)
 async def prediction_error(_request: Request, error: PredictionError) -> JSONResponse:
-    """In HTTP's words."""
+    """Turn a prediction's error into an HTTP response."""
     headers = {} if error.retry_after_s is None else {"retry-after": str(math.ceil(error.retry_after_s))}
     return JSONResponse({"code": error.code, "message": error.message}, error.status, headers)

@@ -13,7 +13,7 @@ TIMEOUT_S = 10
 
 
 def ask(url: str, model: str, features: bytes) -> dict[str, Any]:
-    """The reply's body, and where it came from."""
+    """Send a request; return the body and the `cache-status` of the reply."""
     identifier = str(uuid.uuid4())
     received: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""Ask for a prediction with pika: `python ask_pika.py price '{"pair": "ETH/EUR"}'`. AMQP_URL says where."""
+"""Ask for a prediction with pika: `python ask_pika.py price '{"pair": "ETH/EUR"}'`. AMQP_URL is the broker's URL."""
 
 import json
 import os
@@ -13,7 +13,7 @@ TIMEOUT_S = 10
 
 
 def ask(url: str, model: str, features: bytes) -> dict[str, Any]:
-    """The reply's body, and where it came from."""
+    """Send a request; return the body and the `cache-status` of the reply."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         channel = connection.channel()
@@ -27,7 +27,7 @@ def ask(url: str, model: str, features: bytes) -> dict[str, Any]:
             expiration=str(TIMEOUT_S * 1000),
             headers={"deadline": str(round((time.time() + TIMEOUT_S) * 1000))},
         )
-        # Mandatory: a model that nobody serves is an error now, and not a silence.
+        # Mandatory: a request for a model without a queue fails at once instead of timing out.
         channel.basic_publish("", f"predictions.{model}", features, properties, mandatory=True)
         for method, given, body in channel.consume(replies, auto_ack=True, inactivity_timeout=TIMEOUT_S):
             if method is None:

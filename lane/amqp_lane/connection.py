@@ -1,16 +1,15 @@
-"""The glue to aio-pika: one supervised connection with one channel, brought back whenever either ends.
+"""The adapter to aio-pika: one supervised connection with one channel, reopened when either of them ends.
 
-aio-pika and aiormq keep the URL, TLS, authentication, heartbeats, the channel and its declarations. Between
-them and the socket stands a stream protocol of ours, put there through aiormq's `TransportFactory`: it
-keeps the frames that carry messages and passes every other frame on, untouched.
+aio-pika and aiormq handle the URL, TLS, authentication, heartbeats, the channel and its declarations. Our own stream
+protocol sits between them and the socket, installed through aiormq's `TransportFactory`. It keeps the frames that
+carry messages and passes every other frame on unchanged.
 
-A connection carries one channel, and when one of the two ends both end. So an *epoch* is simply the time
-between two connections: delivery tags and confirm numbers of an ended epoch are forgotten with it, and
-no channel number is ever used twice on one socket.
+A connection carries one channel, and when either ends, both end. So an *epoch* is the life of one connection. Delivery
+tags and confirm numbers are dropped when their epoch ends, and no channel number is used twice on one socket.
 
-aio-pika's robust classes are not used: their delay between attempts is fixed, a channel error makes them
-reopen and redeliver with no delay at all, and one queue whose declaration no longer matches keeps
-every channel from coming back.
+aio-pika's robust classes are not used, for three reasons: their delay between attempts is fixed; after a channel error
+they reopen and redeliver without any delay; one queue whose declaration no longer matches stops every channel from
+reopening.
 """
 
 import asyncio
@@ -34,34 +33,34 @@ log = logging.getLogger("amqp_lane")
 CONNECT_TIMEOUT_S = 10.0
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
-WORKED_S = 1.0  # a connection that was up for so long is tried again soon
+WORKED_S = 1.0  # a connection that was up for longer resets the delay
 CLOSE_TIMEOUT_S = 2.0
 CLOSE_PAUSE_S = 0.01  # aio-pika runs its close callbacks in tasks, which end a little later
-# Errors of a connection or a channel that end an epoch and are no fault of this program.
+# Expected errors that end an epoch: of the connection or of the channel, not a bug here.
 LINK_ERRORS = (aiormq.AMQPError, ConnectionError, OSError, asyncio.TimeoutError)
 
 
 class User(Protocol):
-    """What a link serves: an inbox or an outbox."""
+    """What a link calls: an inbox or an outbox."""
 
     async def opened(self, channel: "Channel") -> None:
         """An epoch begins. When this raises, the epoch ends."""
 
     def received(self, events: list[Event]) -> None:
-        """What one read of the socket brought."""
+        """One read of the socket brought these events."""
 
     def writable(self) -> None:
-        """The socket takes more, after `Channel.can_write` was False."""
+        """The socket accepts data again, after `Channel.can_write` was False."""
 
     def lost(self, error: Exception) -> None:
-        """The epoch has ended, for this reason. Called in the step in which that is known, once for each `opened`."""
+        """The epoch has ended with this error. Called at once when that is known, once for each `opened`."""
 
 
 @dataclass(slots=True, eq=False)
 class Channel:
-    """One epoch's channel: aiormq's for declarations, and the socket for messages.
+    """The channel of one epoch: aiormq's channel for declarations, and the socket for messages.
 
-    `frame_max` is the largest frame that was agreed on, overhead included.
+    `frame_max` is the negotiated maximum frame size, overhead included.
     """
 
     amqp: AbstractChannel
@@ -72,7 +71,7 @@ class Channel:
     frame_max: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loop = asyncio.get_running_loop()  # asking for it is a system call, too dear for every batch
+        self.loop = asyncio.get_running_loop()  # kept: asking for it is a system call, too slow for every batch
         self.number = self.amqp.number
         self.frame_max = int(self.amqp.connection.connection_tune.frame_max) or 131_072
 
@@ -107,7 +106,7 @@ class _Transports(aiormq.TransportFactory):
 
 
 class _Connection(aio_pika.Connection):
-    """aio-pika's connection on a transport of ours; its constructor drops parameters that it does not know."""
+    """aio-pika's connection on our transport, set afterwards: the constructor drops parameters unknown to it."""
 
     def __init__(self, url: URL, *args: Any, transports: _Transports, **kwargs: Any) -> None:
         super().__init__(url, *args, **kwargs)
@@ -115,20 +114,20 @@ class _Connection(aio_pika.Connection):
 
 
 class Link:
-    """A connection that comes back.
+    """A connection that reconnects.
 
     Args:
         url: an AMQP URL; its user, password, virtual host, TLS and query options are aio-pika's.
-        user: whom it serves.
+        user: the inbox or outbox that it serves.
         name: shown in RabbitMQ's list of connections.
         heartbeat_s: a dead peer is noticed after about three times this.
         keep: the methods that the user handles.
         confirms: put the channel into confirm mode.
-        max_body_bytes: of a message that is received; a larger one comes without its body.
-        moderation: see `lane.wire.Wire`.
+        max_body_bytes: a received message with a larger body comes without its body.
+        moderation: see `amqp_lane.wire.Wire`.
 
     Raises:
-        ValueError: the URL would accept any server.
+        ValueError: the URL turns off the verification of the server's certificate.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Link:
     ) -> None:
         self._moderation = moderation
         if set(URL(url).query.getall("no_verify_ssl", ["0"])) != {"0"}:
-            msg = "no_verify_ssl would accept any server; give the authority with cafile=... instead"
+            msg = "no_verify_ssl would trust any server; name the certificate authority with cafile=... instead"
             raise ValueError(msg)
         self._url = URL(url).update_query(heartbeat=str(heartbeat_s), name=name)
         self._user = user
@@ -159,7 +158,7 @@ class Link:
         self._wire: Wire | None = None
         self._is_open = False
         self._up_at = math.inf
-        self.has_worked = False  # its user says so, where a connection that was up for a moment only may have
+        self.has_worked = False  # set by the user: the connection was useful, even if it was up for less than WORKED_S
         self.epoch = 0
         self.last_error: str | None = None
 
@@ -176,17 +175,17 @@ class Link:
         await self._up.wait()
 
     def received(self, wire: Wire, events: list[Event]) -> None:
-        """From the wire; one that has outlived its epoch is not listened to."""
+        """Called by the wire. Events of a wire whose epoch has ended are ignored."""
         if events and self._is_open and wire is self._wire:
             self._user.received(events)
 
     def writable(self, wire: Wire) -> None:
-        """From the wire."""
+        """Called by the wire."""
         if self._is_open and wire is self._wire:
             self._user.writable()
 
     def end(self, error: Exception, wire: Wire | None = None) -> None:
-        """End this epoch; the next one begins after a delay. A wire can end its own epoch only."""
+        """End this epoch; the next one begins after a delay. A wire can end only its own epoch."""
         if wire is not None and wire is not self._wire:
             return
         if self._is_open:
@@ -205,7 +204,7 @@ class Link:
     ) -> None:
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})  # a cancellation that comes out of it is ours, and not the task's
+            await asyncio.wait({self._task})  # unlike `await task`, this raises only a cancellation of our own task
             if not self._task.cancelled():
                 self._task.result()
 
@@ -216,7 +215,7 @@ class Link:
             try:
                 await self._one_epoch()
             except asyncio.CancelledError:
-                # aiormq ends what waits on a lost connection with a cancellation that nobody asked for.
+                # aiormq cancels what waits on a lost connection, although no code asked for a cancellation.
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
@@ -225,8 +224,8 @@ class Link:
                 self.last_error = describe(error)
             except Exception as error:
                 self.last_error = describe(error)
-                log.exception("%s: unexpected", self._name)
-            # One that fails again and again right after it was opened is tried only now and then.
+                log.exception("%s: unexpected error", self._name)
+            # A connection that keeps failing right after it opened is retried at a growing delay.
             if self.has_worked or loop.time() - self._up_at > WORKED_S:
                 delay_s = FIRST_DELAY_S
             self._up_at, self.has_worked = math.inf, False
@@ -257,16 +256,19 @@ class Link:
             self._ended.result()
         except aiormq.exceptions.InvalidFrameError:
             if self._ended.done():
-                self._ended.result()  # what the broker said instead of what aiormq had expected
+                self._ended.result()  # raises the broker's own reason, where aiormq expected another frame
             raise
         finally:
             self.end(ConnectionError("closed"))
             if self._ended.done():
-                self._ended.exception()  # retrieved, or asyncio would report it as forgotten
+                self._ended.exception()  # mark it as retrieved, or asyncio logs it as never retrieved
             await self._close(connection)
 
     async def _close(self, connection: aio_pika.Connection) -> None:
-        """Say goodbye, but wait for no peer that does not read: what it left in the buffer goes with the socket."""
+        """Close with the AMQP handshake, but not for longer than CLOSE_TIMEOUT_S: a peer may have stopped reading.
+
+        Then the socket is dropped with the unsent data in its buffer.
+        """
         wire, self._wire = self._wire, None
         closing = asyncio.ensure_future(connection.close())
         try:

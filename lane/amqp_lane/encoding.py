@@ -1,4 +1,4 @@
-"""Encoding settlements and publishes as AMQP 0-9-1 frames. Pure, no I/O."""
+"""Encodes settlements and publishes as AMQP 0-9-1 frames. No I/O."""
 
 import struct
 
@@ -11,13 +11,13 @@ _CONTENT_HEAD_SIZE = 14
 
 
 def encode_settlement(method: bytes, channel: int, tag: int, bits: int) -> bytes:
-    """`basic.ack` (bit 1: multiple), `basic.nack` (the same, and bit 2: requeue), `basic.reject` (bit 1: requeue)."""
+    """Encode `basic.ack` (bits: 1 multiple), `basic.nack` (1 multiple, 2 requeue) or `basic.reject` (1 requeue)."""
     class_id, method_id = _U16.unpack_from(method)[0], _U16.unpack_from(method, 2)[0]
     return _SETTLE.pack(METHOD, channel, 13, class_id, method_id, tag, bits, FRAME_END)
 
 
 def encode_publish(channel: int, exchange: bytes, routing_key: bytes, *, mandatory: bool) -> bytes:
-    """`basic.publish` (class 60, method 40), a whole frame.
+    """Encode `basic.publish` (class 60, method 40) as a whole frame.
 
     Raises:
         ValueError: a name has more than 255 octets.
@@ -37,11 +37,11 @@ def encode_content(
     message_id: bytes | None = None,
     fields: bytes = b"",
 ) -> bytes:
-    """The header frame of a message and as many body frames as `frame_max` asks for.
+    """Encode the header frame of a message and as many body frames as `frame_max` requires.
 
     Args:
-        template: the properties that it shares with others.
-        correlation_id, expiration, message_id: its own.
+        template: the properties that it shares with other messages.
+        correlation_id, expiration, message_id: its own properties.
         fields: its headers, each encoded by `header_field`.
 
     Raises:
@@ -67,7 +67,7 @@ def encode_content(
     values, size, most = b"".join(parts), len(body), frame_max - OVERHEAD
     head_size = _CONTENT_HEAD_SIZE + len(values)
     if head_size > most:
-        msg = f"the properties take {head_size} octets, a frame {most}"
+        msg = f"the properties take {head_size} octets, a frame holds {most}"
         raise ValueError(msg)
     head = CONTENT_FRAME_HEAD.pack(HEADER, channel, head_size, 60, 0, size, flags)
     if 0 < size <= most:
@@ -77,7 +77,7 @@ def encode_content(
 
 
 def header_field(name: bytes, value: bytes) -> bytes:
-    """One field of a table: a name, and a value written as a long string."""
+    """Encode one field of a header table: a name, and a value as a long string."""
     return b"%c%sS%s%s" % (len(name), name, _U32.pack(len(value)), value)
 
 

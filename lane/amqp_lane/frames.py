@@ -1,4 +1,4 @@
-"""Cutting a stream of AMQP 0-9-1 frames into events (sections 2.3 and 4.2 of the specification). Pure, no I/O."""
+"""Splits a stream of AMQP 0-9-1 frames into events (sections 2.3 and 4.2 of the specification). No I/O."""
 
 import struct
 from collections.abc import Collection
@@ -34,18 +34,18 @@ class FrameError(Exception):
     """The stream is not AMQP; nothing after this point can be trusted."""
 
 
-# A method that was asked for: its name, its arguments, and the header and body of its content. The header is empty
-# where there is no content; the body is None when it was over the limit. A tuple, because one is made per message.
+# A kept or watched method: its name, its arguments, and the header and body of its content. The header is empty
+# if there is no content; the body is None if it was over the limit. A tuple is cheap, and one is made per message.
 Event = tuple[bytes, bytes, bytes, bytes | None]
 
 
 class Splitter:
-    """Cuts a stream into the events that were asked for and the bytes of all other frames.
+    """Splits a stream into the events that were asked for and the bytes of all other frames.
 
     Args:
-        keep: methods that are ours alone.
-        watch: methods that are reported and passed on as well.
-        max_body_bytes: a larger body is skipped as it arrives, never held.
+        keep: methods that become events and are not passed on.
+        watch: methods that become events and are passed on as well.
+        max_body_bytes: a larger body is skipped as it arrives, and never held in memory.
     """
 
     def __init__(self, keep: Collection[bytes], watch: Collection[bytes], max_body_bytes: int) -> None:
@@ -53,20 +53,20 @@ class Splitter:
         self._watch = frozenset(watch)
         self._max_body_bytes = max_body_bytes
         self._rest = b""
-        self._method = b""  # whose content is on its way
+        self._method = b""  # the method whose content has not arrived completely
         self._arguments = b""
         self._header = b""
         self._left = 0
         self._is_skipped = False
         self._parts: list[bytes] = []
 
-    def feed(self, data: bytes) -> tuple[list[Event], bytes]:  # noqa: C901 - every frame walks through here
-        """Events, and the whole frames that are somebody else's, in their order.
+    def feed(self, data: bytes) -> tuple[list[Event], bytes]:  # noqa: C901 - a call per frame would be too slow
+        """Return the events, and all frames to pass on, whole and in order.
 
-        Content follows its method at once on a channel, and we have one channel.
+        Content directly follows its method on a channel, and there is only one channel.
 
         Raises:
-            FrameError: a frame does not end where its head says, or is shorter than its kind must be.
+            FrameError: a frame does not end where its head says, or is too short for its type.
         """
         if self._rest:
             data = self._rest + data
@@ -74,7 +74,7 @@ class Splitter:
         passed: list[bytes] = []
         keep, method, left = self._keep, self._method, self._left
         position, size = 0, len(data)
-        if data.startswith(b"AMQP"):  # a server of another version says so, without a frame
+        if data.startswith(b"AMQP"):  # a server of another protocol version answers with this header, not a frame
             return events, data
         while size - position >= OVERHEAD:
             kind, _, length = FRAME_HEAD.unpack_from(data, position)
@@ -93,7 +93,7 @@ class Splitter:
                         events.append((name, data[begin + 4 : end], b"", b""))
                 elif name in WITH_CONTENT:
                     method, self._arguments = name, data[begin + 4 : end]
-                    # Nearly always the content is here already, in one body frame: then all of it is taken in one step.
+                    # The common case: all of the content is here, in one body frame. Take it in one step.
                     if size - end > CONTENT_FRAME_HEAD.size:
                         kind, _, length, _, _, content, _ = CONTENT_FRAME_HEAD.unpack_from(data, end + 1)
                         head, middle = end + 8, end + 8 + length
@@ -124,7 +124,7 @@ class Splitter:
         return events, b"".join(passed)
 
     def _content(self, kind: int, payload: bytes, left: int) -> int:
-        """A header or body frame whose content did not come in one piece; the octets of the body still to come."""
+        """Add a header or body frame of content that came in pieces; return the octets of the body still to come."""
         if kind == BODY:
             if not self._is_skipped:
                 self._parts.append(payload)
@@ -145,29 +145,29 @@ class Splitter:
 
 
 def consumer_and_tag(arguments: bytes) -> tuple[bytes, int, bool]:
-    """Of `basic.deliver`: consumer tag, delivery tag, redelivered (class 60, method 60).
+    """Read the consumer tag, delivery tag and redelivered bit of `basic.deliver` (class 60, method 60).
 
     Raises:
-        FrameError: it is cut short.
+        FrameError: the arguments are truncated.
     """
     try:
         end = 1 + arguments[0]
         tag, redelivered = _TAG_AND_BITS.unpack_from(arguments, end)
     except (IndexError, struct.error) as error:
-        msg = "a delivery is cut short"
+        msg = "a delivery is truncated"
         raise FrameError(msg) from error
     return arguments[1:end], tag, redelivered & 1 == 1
 
 
 def tag_and_multiple(arguments: bytes) -> tuple[int, bool]:
-    """Of `basic.ack` and `basic.nack`: delivery tag, multiple.
+    """Read the delivery tag and multiple bit of `basic.ack` or `basic.nack`.
 
     Raises:
-        FrameError: it is cut short.
+        FrameError: the arguments are truncated.
     """
     try:
         tag, multiple = _TAG_AND_BITS.unpack_from(arguments)
     except struct.error as error:
-        msg = "a confirm is cut short"
+        msg = "a confirm is truncated"
         raise FrameError(msg) from error
     return tag, multiple & 1 == 1

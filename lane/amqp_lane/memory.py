@@ -1,6 +1,6 @@
-"""A broker in this process, for tests: queues that are lists, and nothing on any wire.
+"""A broker in this process, for tests: queues are lists, and there is no network.
 
-Messages are encoded and located by the same code as on a socket. What is left out is what a network does to them.
+Messages are encoded and parsed by the same code as on a socket. Only the effects of a network are left out.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ _FRAME_HEAD = 7
 
 
 class MemoryBroker:
-    """A transport whose inboxes and outboxes find each other here; see `lane.transport`.
+    """A transport that connects its inboxes and outboxes in memory; see `amqp_lane.transport`.
 
     Attributes:
-        dead: what was dead-lettered.
+        dead: the dead-lettered deliveries.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class MemoryBroker:
         self._bound: dict[tuple[str, bytes], str] = {}
 
     def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> "MemoryInbox":
-        """Consumes queues, each of which exists from now on."""
+        """Make a consumer of these queues, and create them."""
         one = MemoryInbox(self, [queue.name for queue in queues if queue.consume], **options)
         for queue in queues:
             self._waiting[queue.name]
@@ -40,11 +40,11 @@ class MemoryBroker:
         return one
 
     def outbox(self, **options: Any) -> "MemoryOutbox":
-        """Publishes to them."""
+        """Make a publisher."""
         return MemoryOutbox(self, **options)
 
     def route(self, exchange: str, message: Message, content: bytes) -> Fate:
-        """Put a message into its queue."""
+        """Put a message into its queue; return its fate."""
         key = message.routing_key
         name = self._bound.get((exchange, key)) if exchange else key.decode("utf-8", "replace")
         if name is None or name not in self._waiting:
@@ -54,30 +54,30 @@ class MemoryBroker:
         return Fate.CONFIRMED
 
     def consume(self, inbox: "MemoryInbox", names: Iterable[str]) -> None:
-        """Deliver what comes into these queues to an inbox."""
+        """Deliver the messages of these queues to an inbox from now on."""
         for name in names:
             self._inboxes[name] = inbox
             self.deliver(name)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Keep what comes into these queues."""
+        """Stop delivering: messages wait in these queues."""
         for name in names:
             self._inboxes.pop(name, None)
 
     def requeue(self, name: str, content: bytes, message: Message) -> None:
-        """Give back what was not done."""
+        """Put a message back at the head of its queue."""
         self._waiting[name].appendleft((content, message))
         self.deliver(name)
 
     def deliver(self, name: str) -> None:
-        """Hand over what waits in a queue."""
+        """Deliver the messages that wait in a queue, if it has a consumer."""
         inbox, waiting = self._inboxes.get(name), self._waiting[name]
         while inbox is not None and waiting:
             inbox.take(name, *waiting.popleft())
 
 
 class MemoryInbox:
-    """See `lane.inbox.Inbox`."""
+    """See `amqp_lane.inbox.Inbox`."""
 
     last_error: str | None = None
 
@@ -113,7 +113,7 @@ class MemoryInbox:
         return len(self._held)
 
     def take(self, queue: str, content: bytes, message: Message) -> None:
-        """From the broker."""
+        """Called by the broker, with a message."""
         self._tag += 1
         size = int.from_bytes(content[3:_FRAME_HEAD])
         properties = locate(content[_FRAME_HEAD : _FRAME_HEAD + size], self._headers)
@@ -124,7 +124,7 @@ class MemoryInbox:
         self._news.set()
 
     async def consuming(self) -> None:
-        """At once."""
+        """Return at once."""
 
     async def __aenter__(self) -> Self:
         self.is_consuming = True
@@ -135,7 +135,7 @@ class MemoryInbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-        self.restart("it is over")
+        self.restart("closed")
 
     async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
         while True:
@@ -170,7 +170,7 @@ class MemoryInbox:
 
 
 class MemoryOutbox:
-    """See `lane.outbox.Outbox`."""
+    """See `amqp_lane.outbox.Outbox`."""
 
     is_up = True
     last_error: str | None = None
@@ -200,7 +200,7 @@ class MemoryOutbox:
         return len(self._sent)
 
     async def up(self) -> None:
-        """At once."""
+        """Return at once."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,7 +220,7 @@ class MemoryOutbox:
         await self._empty.wait()
 
     def _publish(self) -> None:
-        """In a later turn, as a network would."""
+        """Publish in a later turn of the event loop, as with a network."""
         sent, self._sent = self._sent, []
         fates: dict[Fate, list[Message]] = defaultdict(list)
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Messages out, in one write for each turn of the event loop; what became of each, in batches."""
+"""Publishes messages in one write for each turn of the event loop, and reports their fates in batches."""
 
 import asyncio
 import logging
@@ -18,27 +18,27 @@ from amqp_lane.wire import BrokerFault, BrokerRefusal, Moderation
 
 log = logging.getLogger("amqp_lane")
 
-MAX_ATTEMPTS = 5  # then a message is sent alone
+MAX_ATTEMPTS = 5  # after so many attempts a message is sent alone
 SWEEP_EVERY_S = 1.0
-# Only acknowledgements wait for confirms, and they are gathered anyway.
+# A pause delays only confirms, and so the acknowledgements that follow them, which are batched anyway.
 MODERATION = Moderation(events_per_ms=2, at_least_ms=2, at_most_ms=5)
 NACK_DELAY_S = 0.2  # doubled with each attempt
-# RabbitMQ 3.10 refuses everything for ever on a channel that published to a quorum queue between two leaders; a new
-# channel works. But a queue that is full refuses as well, so a channel is replaced at most every RENEW_EVERY_S.
+# RabbitMQ 3.10 nacks everything on a channel that published to a quorum queue while the queue had no leader, and never
+# recovers; a new channel works. A full queue nacks as well, so a channel is replaced at most every RENEW_EVERY_S.
 NACK_PATIENCE_S = 1.0
 RENEW_EVERY_S = 10.0
 
 
 class Outbox:
-    """Publishes messages with confirms, on a connection of its own, and reports each one's fate once.
+    """Publishes messages with confirms, on its own connection, and reports the fate of each message once.
 
     Args:
         url, name, heartbeat_s: see `amqp_lane.connection.Link`.
         exchange: where to publish; the empty name is the default exchange.
-        patience_s: how long a broker that takes messages may leave one unconfirmed before it is ABANDONED. While the
-            connection is down or the broker has blocked us, messages wait as long as their `give_up_at` allows.
-        nack_retries: how often a message that the broker refuses is sent again, if it may be, before it is REFUSED.
-        max_body_bytes: a larger message is REFUSED before it reaches the broker, which would close the channel.
+        patience_s: a message that stays unconfirmed for longer while the broker accepts data is ABANDONED. While the
+            connection is down or the broker has blocked publishers, messages wait until their `give_up_at`.
+        nack_retries: how often a nacked message is sent again, if its `retry` allows it, before it is REFUSED.
+        max_body_bytes: a larger message is REFUSED here, because the broker would close the channel on it.
         on_fate: called with messages and the fate that they share.
     """
 
@@ -69,7 +69,7 @@ class Outbox:
         self._channel: Channel | None = None
         self._waiting: deque[Message] = deque()
         self._confirms = Confirms(exchange.encode(), max_body_bytes)
-        self._resting: set[Message] = set()  # refused, and sent again after a delay
+        self._resting: set[Message] = set()  # nacked; to be sent again after a delay
         self._quarantine = Quarantine()
         self._failed_addresses = FailedAddresses()
         self._refused_since: float | None = None
@@ -92,13 +92,13 @@ class Outbox:
 
     @property
     def unconfirmed(self) -> int:
-        """Messages whose fate is not known yet."""
+        """How many messages have no known fate yet."""
         written = len(self._confirms.unconfirmed)
         return len(self._waiting) + written + len(self._resting) + self._quarantine.waiting
 
     @property
     def last_error(self) -> str | None:
-        """Why the last attempt to connect failed, in one line; None once it has worked."""
+        """Why the last connection failed, in one line; None after a success."""
         return self._link.last_error
 
     async def up(self) -> None:
@@ -119,16 +119,16 @@ class Outbox:
         self._abandon(math.inf, math.inf)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Publish messages; each one's fate comes later, to `on_fate`."""
+        """Publish messages; `on_fate` gets the fate of each later."""
         self._waiting.extend(messages)
         self._empty.clear()
-        # The first messages of a turn go at once, because somebody waits for them; those that follow share a write.
+        # The first messages of a turn are written at once, to save latency; the later ones share a write.
         if not self._flush_scheduled:
             self._flush()
             self._schedule()
 
     async def drained(self) -> None:
-        """Wait until the fate of every message so far is known."""
+        """Wait until the fate of every message sent so far is known."""
         await self._empty.wait()
 
     def _schedule(self) -> None:
@@ -137,14 +137,14 @@ class Outbox:
             self._channel.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what waits, unless the socket is full or the broker has blocked us: then it goes on waiting."""
+        """Write the waiting messages, unless the socket is full or the broker has blocked publishers."""
         self._flush_scheduled = False
         channel = self._channel
         if channel is None or not channel.can_write or not self._link.is_up:
             return
         waiting, failed = self._waiting, self._failed_addresses or None
         if self._quarantine.waiting and (self._quarantine.is_due or not waiting):
-            if self._confirms.unconfirmed:  # what is sent next must be alone
+            if self._confirms.unconfirmed:  # the next message must be alone
                 return
             waiting = deque((self._quarantine.next(),))
         elif self._quarantine.alone is not None:
@@ -161,7 +161,7 @@ class Outbox:
                 withdrawn.append(message)
                 continue
             if failed is not None and failed.is_barred(message.routing_key):
-                log.warning("a message was not sent: the broker failed on its address before")
+                log.warning("a message was not sent: the broker has failed on its address before")
                 refused.append(message)
                 continue
             message.written_at = now
@@ -178,27 +178,27 @@ class Outbox:
         self._report(withdrawn, Fate.ABANDONED)
 
     async def opened(self, channel: Channel) -> None:
-        """From the link: numbers begin anew, and what waited may go."""
+        """Called by the link: restart the sequence numbers, and send the waiting messages."""
         self._channel = channel
         self._refused_since = None
         self._confirms.begin(channel.number, channel.frame_max)
         asyncio.get_running_loop().call_soon(self._schedule)
 
     def received(self, events: list[Event]) -> None:
-        """From the link: confirms and returns."""
+        """Called by the link, with confirms and returns."""
         confirmed, refused, returned = self._confirms.settle(events)
         if confirmed or returned:
             self._refused_since = None
             self._link.has_worked = True
             self._quarantine.note_confirms(len(confirmed) + len(returned))
         self._go_on()
-        if refused:  # first: those that are sent again must be counted before anything is called empty
+        if refused:  # before the reports: messages to send again must be counted before `_report` may set `_empty`
             self._refuse(refused)
         self._report(confirmed, Fate.CONFIRMED)
         self._report(returned, Fate.RETURNED)
 
     def _refuse(self, messages: list[Message]) -> None:
-        """The broker refused them. Some are sent again; a channel on which everything is refused is replaced."""
+        """Handle nacks: send messages again if they may be, and replace a channel on which everything is nacked."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         final: list[Message] = []
@@ -227,17 +227,17 @@ class Outbox:
                 self._schedule()
 
     def _again(self, message: Message) -> None:
-        if message in self._resting:  # and was not given up meanwhile
+        if message in self._resting:  # else it was given up during the delay
             self._resting.remove(message)
             self._waiting.append(message)
             self._schedule()
 
     def writable(self) -> None:
-        """From the link: the socket takes more."""
+        """Called by the link: the socket accepts data again."""
         self._schedule()
 
     def lost(self, error: Exception) -> None:
-        """From the link: what was not confirmed may or may not have arrived. It is sent again, or given up."""
+        """Called by the link. Unconfirmed messages may or may not have arrived: send them again, or give them up."""
         self._channel = None
         unconfirmed = self._confirms.end()
         if isinstance(error, BrokerFault):
@@ -277,7 +277,7 @@ class Outbox:
             self._abandon(now, -math.inf if patient or not flowing else now - self._patience_s)
 
     def _abandon(self, now: float, written_before: float) -> None:
-        """Give up messages whose time is over, and those that were written too long ago and are not confirmed."""
+        """Give up the messages past their `give_up_at`, and those written too long ago and still not confirmed."""
         late = [message for message in self._waiting if message.give_up_at <= now]
         if late:
             self._waiting = deque(message for message in self._waiting if message.give_up_at > now)

@@ -1,7 +1,7 @@
-"""Locating the properties of a message without decoding them (AMQP 0-9-1 section 4.2.6.1).
+"""Locates the properties of a message without decoding them (AMQP 0-9-1 section 4.2.6.1).
 
-Field types are RabbitMQ's (its page "AMQP 0-9-1 errata", section 3). A property that nobody asks for is never looked
-at, so one that its sender has written badly costs its sender nothing.
+Field types are RabbitMQ's (its page "AMQP 0-9-1 errata", section 3). The values of unwanted headers are never read, so
+a badly encoded one does not fail the request.
 """
 
 import struct
@@ -16,8 +16,8 @@ _U32 = struct.Struct(">I")
 def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C901 - one property a line
     """Find the properties of a content header (section 4.2.6.1), and the headers with the wanted names.
 
-    Nothing is decoded and nothing can fail to decode. What cannot be found because the header is cut short or holds
-    a field type that nobody has defined is absent, and `broken` is set.
+    Nothing is decoded, so nothing can fail to decode. When the header is truncated or has an unknown field type, the
+    properties that cannot be found are absent and `broken` is set.
     """
     content_type = content_encoding = correlation_id = reply_to = expiration = None
     message_id = type_ = user_id = None
@@ -39,7 +39,7 @@ def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C90
             correlation_id = header[end + 1 : (end := end + 1 + header[end])]
         if flags & 0x0200:
             reply_to = header[end + 1 : (end := end + 1 + header[end])]
-        if flags & 0x01F0:  # seldom, all of them
+        if flags & 0x01F0:  # these are rare
             if flags & 0x0100:
                 expiration = header[end + 1 : (end := end + 1 + header[end])]
             if flags & 0x0080:
@@ -50,7 +50,7 @@ def locate(header: bytes, wanted: Collection[bytes]) -> Properties:  # noqa: C90
                 type_ = header[end + 1 : (end := end + 1 + header[end])]
             if flags & 0x0010:
                 user_id = header[end + 1 : (end := end + 1 + header[end])]
-        broken = end > len(header)  # a slice is cut short without an error
+        broken = end > len(header)  # slicing past the end raises no error
     except (IndexError, struct.error):
         broken = True
     return Properties(
@@ -72,7 +72,7 @@ _LONG_FIELDS = frozenset(b"SxAF")  # a 32-bit length, then that many octets
 
 
 def _walk(data: bytes, position: int, end: int, wanted: Collection[bytes]) -> dict[bytes, bytes | None]:
-    """Find wanted names in a field table without looking into values: every value's size is known from its type."""
+    """Find wanted names in a field table without reading values: the type of a value tells its size."""
     headers: dict[bytes, bytes | None] = {}
     while position < end:
         name_end = position + 1 + data[position]

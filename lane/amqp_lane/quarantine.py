@@ -79,7 +79,7 @@ class Quarantine:
 class FailedAddresses:
     """Routing keys on which the broker itself has failed (RabbitMQ 3.10 does on a stale direct reply-to address).
 
-    An address is barred after one failure if no other address was unconfirmed then, else after two.
+    An address is barred after one failure as the only candidate, or after two failures among several candidates.
     """
 
     def __init__(self) -> None:

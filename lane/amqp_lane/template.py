@@ -4,10 +4,10 @@ _OCTETS = tuple(bytes((number,)) for number in range(256))
 
 
 def short(text: bytes) -> bytes:
-    """A short string: its length in one octet, and its octets.
+    """Encode a short string: its length in one octet, then its octets.
 
     Raises:
-        ValueError: it has more than 255.
+        ValueError: the text has more than 255 octets.
     """
     if len(text) > 255:
         msg = f"a short string has at most 255 octets, not {len(text)}"
@@ -16,14 +16,14 @@ def short(text: bytes) -> bytes:
 
 
 class Template:
-    """What a sender writes the same in all its messages.
+    """The properties that are the same in all messages of a sender.
 
     Args:
         content_type, content_encoding, reply_to, type, user_id: the basic properties of these names; None means absent.
-        persistent: `delivery_mode` 2: in a durable queue it outlives the broker.
+        persistent: `delivery_mode` 2: a message in a durable queue survives a restart of the broker.
 
     Raises:
-        ValueError: one has more than 255 octets.
+        ValueError: a value has more than 255 octets.
     """
 
     __slots__ = ("flags", "head", "mode", "reply_to", "tail")

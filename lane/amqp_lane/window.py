@@ -1,4 +1,4 @@
-"""Which acknowledgements to write: one for a contiguous run of tags, single ones beyond a gap."""
+"""Decides which acknowledgements to write: one for a contiguous run of tags, single ones beyond a gap."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 class AckWindow:
     """The tags of one epoch. Delivery tags count from 1 on a channel (AMQP 0-9-1 section 1.8.3.13, basic.deliver).
 
-    One slow request never holds the others back: tags beyond it are acknowledged singly, at once, and when it
-    is done the run jumps over them. A `multiple` ack always names a tag that is still open, because the
-    broker closes a channel on which a settled tag is settled again.
+    A slow request does not delay other requests: tags beyond it are acknowledged singly, at once, and the run
+    skips them when the slow request is done. A `multiple` ack always names a tag that is not settled yet, because the
+    broker closes a channel on which a tag is settled twice.
 
-    What is settled beyond a gap is kept as runs, so that it takes room by the number of gaps and not by what was
-    answered while one request was slow.
+    Tags settled beyond a gap are stored as runs, so memory grows with the number of gaps, not with the number of
+    answers during a slow request.
     """
 
     __slots__ = ("_acked", "_ends", "_low", "_settled_beyond", "_starts", "delivered")
@@ -20,11 +20,11 @@ class AckWindow:
     def __init__(self) -> None:
         self.delivered = 0
         self._low = 0  # every tag up to here is settled and written
-        # Settled and written, above a gap: runs from _starts[i] to _ends[i], in order, with a gap after each.
+        # Settled and written, above a gap: runs from _starts[i] to _ends[i], in order, with a gap between neighbours.
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._settled_beyond = 0
-        self._acked: set[int] = set()  # to be acknowledged, not written yet
+        self._acked: set[int] = set()  # to acknowledge, not written yet
 
     def __repr__(self) -> str:
         return f"<AckWindow low={self._low} runs={len(self._starts)} unsettled={self.unsettled}>"
@@ -40,7 +40,7 @@ class AckWindow:
         return len(self._acked)
 
     def ack(self, tags: Iterable[int]) -> None:
-        """Acknowledge tags with the next `take`; a second time is ignored."""
+        """Acknowledge tags with the next `take`; a tag that is already settled is ignored."""
         low = self._low
         if self._starts:
             self._acked.update(tag for tag in tags if tag > low and not self._is_beyond(tag))
@@ -48,14 +48,14 @@ class AckWindow:
             self._acked.update(tag for tag in tags if tag > low)
 
     def settle(self, tag: int) -> bool:
-        """Note a tag that is settled by a frame of its own; False if it already was."""
+        """Record a tag that gets its own frame; False if it was settled already."""
         if tag <= self._low or tag in self._acked or self._is_beyond(tag):
             return False
         self._add(tag)
         return True
 
     def take(self) -> list[tuple[int, bool]]:
-        """The acknowledgements to write now, as (tag, multiple)."""
+        """Return the acknowledgements to write now, as (tag, multiple)."""
         acked = self._acked
         last, run = 0, 0
         while True:
@@ -81,10 +81,10 @@ class AckWindow:
         return index >= 0 and tag <= self._ends[index]
 
     def _add(self, tag: int) -> None:
-        """Put a tag into the runs, and join what it touches."""
+        """Add a tag to the runs, and join adjacent runs."""
         starts, ends = self._starts, self._ends
         self._settled_beyond += 1
-        index = bisect_right(starts, tag)  # of the run after it
+        index = bisect_right(starts, tag)  # the run after the tag
         touches_before = index > 0 and ends[index - 1] == tag - 1
         touches_after = index < len(starts) and starts[index] == tag + 1
         if touches_before and touches_after:

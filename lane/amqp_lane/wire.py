@@ -11,7 +11,7 @@ from amqp_lane.frames import Event, FrameError, Splitter
 log = logging.getLogger("amqp_lane")
 
 PASS_HEARTBEAT_EVERY_S = 1.0
-# Passed on to aiormq, and seen here because they end or stop what the wire carries.
+# Passed on to aiormq, and watched here because they end the epoch, or stop or resume publishing.
 WATCHED = (
     frames.CONNECTION_CLOSE,
     frames.CHANNEL_CLOSE,
@@ -22,18 +22,18 @@ WATCHED = (
 
 
 class BrokerRefusal(ConnectionError):
-    """The broker closed the channel or the connection because of something that we sent."""
+    """The broker closed the channel or the connection because of what we sent."""
 
 
 class BrokerFault(ConnectionError):
-    """The broker closed the connection because it failed itself (541, AMQP 0-9-1 section 1.2, internal-error)."""
+    """The broker closed the connection because of its own failure (541, AMQP 0-9-1 section 1.2, internal-error)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moderation:
-    """How long to pause after a read: a millisecond for so many events, within limits.
+    """How long to pause after a read: one millisecond per `events_per_ms` events, within limits.
 
-    uvloop's timers count in milliseconds.
+    The unit is the millisecond because uvloop's timers have that resolution.
     """
 
     events_per_ms: int
@@ -42,28 +42,29 @@ class Moderation:
 
 
 class Owner(Protocol):
-    """Whom a wire tells. It names itself, because one may outlive the epoch that it belonged to."""
+    """What a wire calls. Each call names the wire, because a wire may outlive its epoch."""
 
     def received(self, wire: "Wire", events: list[Event]) -> None:
-        """What one read of the socket brought."""
+        """One read of the socket brought these events."""
 
     def writable(self, wire: "Wire") -> None:
-        """The socket takes more."""
+        """The socket accepts data again."""
 
     def end(self, error: Exception, wire: "Wire | None" = None) -> None:
-        """The epoch is over."""
+        """The epoch has ended."""
 
 
 class Wire(asyncio.StreamReaderProtocol):
-    """Keeps the frames that carry messages, passes the others on, and writes what the lane has to say.
+    """Keeps the frames that carry messages, passes all other frames on, and writes the lane's own frames.
 
-    Under load it does what network cards do against a flood of interrupts: a read that brought many events is followed
-    by a short pause, in which the next batch gathers in the kernel. The rule says whether a quiet one is paused too.
+    Under load it moderates reads as network cards moderate interrupts: after a read with many events it pauses briefly,
+    and the next batch collects in the kernel. `moderation` decides whether a read with few events is followed by a
+    pause too.
 
     Args:
-        reader: aiormq's.
-        splitter: cuts what the socket brings.
-        link: whom to tell.
+        reader: aiormq's stream reader.
+        splitter: splits the stream into events and frames to pass on.
+        link: receives the events.
         moderation: how long to pause.
     """
 
@@ -88,13 +89,13 @@ class Wire(asyncio.StreamReaderProtocol):
             self._socket.write(data)
 
     def abort(self) -> None:
-        """Drop the socket and whatever is still to be written."""
+        """Drop the socket and all unsent data."""
         if self._socket is not None:
             self._socket.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._socket = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
+        self._socket = cast("asyncio.Transport", transport)  # uvloop's transport has the methods but is no subclass
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -108,14 +109,14 @@ class Wire(asyncio.StreamReaderProtocol):
         now = self._loop.time()
         self._has_kept = self._has_kept or bool(events)
         if not passed and self._has_kept and now - self._passed_at > PASS_HEARTBEAT_EVERY_S:
-            # aiormq takes the time of its last frame for the time of the broker's last sign of life. Not during the
-            # handshake, of which nothing is kept: a heartbeat in the middle of it is an error.
+            # aiormq judges by its last frame whether the broker is alive, and kept frames do not reach it. So give it a
+            # heartbeat. Not during the handshake, where no frame is kept: there a heartbeat is an error.
             passed = frames.HEARTBEAT_FRAME
         if passed:
             self._passed_at = now
             super().data_received(passed)
         if events:
-            if passed:  # what is watched is passed on as well
+            if passed:  # watched frames are always passed on too
                 events = self._watch(events)
             self._link.received(self, events)
             self._pause(len(events))
@@ -146,7 +147,7 @@ class Wire(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
 
     def _watch(self, events: list[Event]) -> list[Event]:
-        """Take out what concerns the link itself."""
+        """Handle the events that concern the link; return the others."""
         kept = []
         for event in events:
             match event[0]:
@@ -165,7 +166,7 @@ class Wire(asyncio.StreamReaderProtocol):
         return kept
 
 
-# AMQP 0-9-1 section 1.2: connection-forced is an operator, or the broker's end.
+# AMQP 0-9-1 section 1.2. 320 is connection-forced: an operator closed the connection, or the broker stops.
 _KINDS: dict[int, type[ConnectionError]] = {320: ConnectionError, 541: BrokerFault}
 
 

@@ -1,7 +1,7 @@
-"""What travels: results, errors and their codes, cache directives, and the canonical form of an input.
+"""The wire contract: results, errors and their codes, cache directives, and the canonical form of an input.
 
-Both ends import this package and it imports nothing of ours, so a client and a responder of different
-ages meet only in the bytes that are described here.
+The client and the responder import this package, and it imports neither. So a client and a responder of different
+versions share only the bytes that are described here.
 """
 
 from prediction_schemas.directives import (

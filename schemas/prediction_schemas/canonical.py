@@ -1,10 +1,9 @@
-"""The one canonical form of a validated input: equal inputs give equal bytes, different ones different bytes.
+"""The canonical form of a validated input: equal inputs give equal bytes, different inputs give different bytes.
 
-The form is a type tag, a length and the content for each value, over a closed set of types. It is not
-pydantic's dump, which writes different secrets alike, leaves excluded fields out, writes `b"a"` and `"a"`
-alike, and writes sets in any order. "Equal" means that a model cannot tell the two apart: `1` and `1.0` are
-one under a `float` field, because validation made them so, and two under `Any`; `0.0` and `-0.0` are two.
-Text is not normalised.
+Each value is written as a type tag, a length and the content, over a closed set of types. pydantic's dump would not do:
+it writes all secrets alike, omits excluded fields, writes `b"a"` and `"a"` alike, and writes sets in any order. Two
+inputs are equal if a model cannot tell them apart. `1` and `1.0` are equal in a `float` field, because validation
+converts both, but differ in an `Any` field; `0.0` and `-0.0` differ. Text is not normalised.
 """
 
 import math
@@ -23,19 +22,19 @@ _KEY_EXCLUDED = "exclude_from_key"
 
 
 def exclude_from_key() -> dict[str, Any]:
-    """Schema marker for a field that never changes the answer: `Field(json_schema_extra=exclude_from_key())`."""
+    """Mark a field that never changes the answer: `Field(json_schema_extra=exclude_from_key())`."""
     return {_KEY_EXCLUDED: True}
 
 
 class NotCanonical(ValueError):
-    """A value that has no canonical form; the message names it and says why."""
+    """A value has no canonical form; the message says why."""
 
 
 def canonical_bytes(value: Any) -> bytes:
     """Encode a validated input.
 
     Raises:
-        NotCanonical: a NaN or an Infinity, or a value outside the closed set of types.
+        NotCanonical: it contains NaN, Infinity, a lone surrogate, or a value outside the closed set of types.
     """
     out: list[bytes] = []
     _encode(value, out)
@@ -110,7 +109,7 @@ def _full_name(cls: type) -> str:
 
 
 def is_excluded(field: FieldInfo) -> bool:
-    """Whether a field was declared out of the key."""
+    """Whether a field is marked as excluded from the key."""
     extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get(_KEY_EXCLUDED))
 
@@ -126,7 +125,7 @@ def _utf8(text: str) -> bytes:
 _ENCODERS: dict[type, Callable[[Any, list[bytes]], None]] = {
     type(None): lambda _, out: out.append(b"n"),
     bool: lambda value, out: out.append(b"t" if value else b"F"),
-    # Hexadecimal, because str() of an int refuses more than 4,300 digits.
+    # Hexadecimal, because str() of an int fails above 4,300 digits.
     int: lambda value, out: _put(b"i", b"%x" % value, out),
     float: _float,
     str: lambda value, out: _put(b"s", _utf8(value), out),
@@ -134,7 +133,7 @@ _ENCODERS: dict[type, Callable[[Any, list[bytes]], None]] = {
     list: _sequence(b"l"),
     tuple: _sequence(b"u"),
     dict: _mapping,
-    # `fold` tells two moments of one wall clock apart and isoformat() leaves it out.
+    # isoformat() leaves out `fold`, which tells apart the two moments of a repeated wall-clock time.
     datetime: lambda value, out: _put(b"D", value.isoformat().encode() + bytes([value.fold]), out),
     date: lambda value, out: _put(b"A", value.isoformat().encode(), out),
     time: lambda value, out: _put(b"T", value.isoformat().encode() + bytes([value.fold]), out),

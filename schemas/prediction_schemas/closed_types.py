@@ -1,4 +1,4 @@
-"""Which input schemas have a canonical form: those whose every field is of a closed set of types."""
+"""Checks that an input schema has a canonical form: the type of every field is in a closed set of types."""
 
 import types
 from datetime import date, datetime, time, timedelta
@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, Naive
 from prediction_schemas.canonical import NotCanonical, canonical_bytes, is_excluded
 
 _SCALARS = (type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
-# Rules of pydantic whose values are plain dates.
+# Pydantic's constrained types whose values are plain dates.
 _DATE_RULES = (
     AwareDatetime,
     NaiveDatetime,
@@ -24,14 +24,14 @@ _DATE_RULES = (
 
 
 class LossySchema(TypeError):
-    """An input schema with a field that cannot be encoded without loss; the message says what to do."""
+    """A field of an input schema cannot be encoded without loss; the message says what to do."""
 
 
 def check_schema(model: type[BaseModel]) -> None:
-    """Refuse an input schema that the canonical form could not tell values of apart.
+    """Refuse an input schema for which different inputs could have the same canonical form.
 
     Raises:
-        LossySchema: names the field and what to declare instead.
+        LossySchema: the message names the field and what to declare instead.
     """
     _check_model(model, model.__name__, set())
 
@@ -64,7 +64,7 @@ def _check(annotation: Any, path: str, seen: set[type]) -> None:
 
 
 def _parts(origin: Any, arguments: tuple[Any, ...]) -> list[Any]:
-    """The types inside a generic one that must have a canonical form themselves."""
+    """The types inside a generic type that must have a canonical form themselves."""
     if origin is Annotated:
         return [arguments[0]]
     if origin is Literal:
@@ -88,7 +88,7 @@ def _is_string_alias(annotation: Any) -> bool:
     return get_origin(annotation) is Annotated and get_args(annotation)[0] is str
 
 
-_GENERAL_ADVICE = "use a type of the closed set (see schemas/closed_types.py), or leave the field out of the key"
+_GENERAL_ADVICE = "use a type of the closed set (prediction_schemas.closed_types), or exclude the field from the key"
 _ADVICE: dict[Any, str] = {
     set: "sets have no order: declare a list, sorted by a validator",
     frozenset: "sets have no order: declare a tuple, sorted by a validator",

@@ -1,6 +1,6 @@
-"""`cache-control` in and `cache-status` out, with HTTP's words.
+"""Reads and writes the headers `cache-control` of requests and `cache-status` of replies, with the syntax of HTTP.
 
-Requests carry RFC 9111 section 5.2.1 directives and RFC 5861's `stale-if-error`; replies carry RFC 9211's
+Requests carry the directives of RFC 9111 section 5.2.1 and RFC 5861's `stale-if-error`. Replies carry RFC 9211's
 `Cache-Status` with one cache, named `responder`.
 """
 
@@ -15,9 +15,9 @@ _SECONDS = frozenset({"max-age", "max-stale", "stale-if-error"})
 
 @dataclass(frozen=True, slots=True)
 class Directives:
-    """What a requester asks of the cache. All seconds; None means not given.
+    """The cache directives of a request. Durations are in seconds; None means not given.
 
-    `malformed` counts the parts that were ignored because they could not be read.
+    `malformed` counts the parts that were ignored because they could not be parsed.
     """
 
     max_age_s: int | None = None
@@ -33,9 +33,9 @@ NO_DIRECTIVES = Directives()
 
 
 def parse_cache_control(header: bytes) -> Directives:
-    """Read a `cache-control` header. Unknown directives are ignored, malformed ones ignored and counted.
+    """Parse a `cache-control` header. Unknown directives are ignored; malformed ones are ignored and counted.
 
-    Of a directive that is given twice the stricter value holds (RFC 9111 section 4.2.1 allows either).
+    If a directive is given twice, the stricter value applies (RFC 9111 section 4.2.1 allows either).
     """
     try:
         text = header.decode("ascii").lower()
@@ -66,7 +66,7 @@ def parse_cache_control(header: bytes) -> Directives:
 
 
 def _delta_seconds(text: str) -> int | None:
-    """RFC 9111 section 1.2.2; a quoted number is accepted, as section 5.2 asks of recipients."""
+    """Parse delta-seconds (RFC 9111 section 1.2.2). A quoted number is accepted, as section 5.2 asks of recipients."""
     digits = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
     if not digits.isascii() or not digits.isdigit():
         return None
@@ -75,14 +75,15 @@ def _delta_seconds(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class CacheStatus:
-    """Where an answer came from (RFC 9211 section 2). One that is used often is made once: see `hit_status`.
+    """Where an answer came from (RFC 9211 section 2). Frequent statuses are cached objects: see `hit_status`.
 
     Args:
         hit: the answer was in the cache.
-        fwd: why the model was asked: `miss`, `request` (a directive forced it) or `bypass`; None for a hit.
+        fwd: why the request went to the model: `miss`, `request` (a directive forced it) or `bypass`; None for a hit.
         ttl_s: seconds of freshness left; negative for a stale answer.
-        stored: the answer went into the cache.
-        collapsed: the answer of a model call that another request had begun.
+        stored: the answer was stored in the cache.
+        collapsed: the answer is from a model call that another request had begun.
+        extra: parameters of a parsed header that this version does not know.
     """
 
     hit: bool = False
@@ -97,12 +98,12 @@ class CacheStatus:
 
     @cached_property
     def _hash(self) -> int:
-        """Statuses are keys of what is encoded once, so their hash is computed once too."""
+        """Computed once, because statuses are the keys of caches of encoded headers."""
         return hash((self.hit, self.fwd, self.ttl_s, self.stored, self.collapsed))
 
     @cached_property
     def encoded(self) -> bytes:
-        """The header's value, e.g. `responder; fwd=miss; stored`."""
+        """The value of the header, e.g. `responder; fwd=miss; stored`."""
         parts = ["responder"]
         if self.hit:
             parts.append("hit")
@@ -128,22 +129,22 @@ class CacheStatus:
 
 @lru_cache(maxsize=4096)
 def hit_status(ttl_s: int) -> CacheStatus:
-    """The status of a cached answer that is fresh for this many seconds more."""
+    """The status of a cached answer with this many seconds of freshness left."""
     return CacheStatus(hit=True, ttl_s=ttl_s)
 
 
 @lru_cache(maxsize=64)
 def forwarded_status(fwd: str, *, stored: bool = False, collapsed: bool = False) -> CacheStatus:
-    """The status of an answer for which the model was asked."""
+    """The status of an answer that came from the model."""
     return CacheStatus(fwd=fwd, stored=stored, collapsed=collapsed)
 
 
-# Of a reply that came from neither the cache nor a model, such as most errors.
+# The status of a reply that came neither from the cache nor from a model, such as most errors.
 NO_STATUS = CacheStatus()
 
 
 def parse_cache_status(header: str) -> CacheStatus:
-    """Read a `cache-status` header as the responder writes it; parameters that we do not know are kept in `extra`."""
+    """Parse a `cache-status` header as the responder writes it; unknown parameters are kept in `extra`."""
     _, *parameters = (part.strip() for part in header.split(";"))
     named = dict(part.partition("=")[::2] for part in parameters)
     ttl = named.get("ttl", "")

@@ -1,7 +1,7 @@
-"""Reply bodies: exactly one of a result and an error, and the codes that an error may have.
+"""Reply bodies, which hold exactly one of a result and an error, and the error codes.
 
-A body carries no caller: who asked is in the AMQP properties. So equal questions have byte-identical
-answers, and a cached body is sent as it is.
+A body says nothing of the caller, who is identified in the AMQP properties. So equal requests have byte-identical
+bodies, and a cached body is sent unchanged.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TAIL = b"}"
 class Code(Enum):
     """Every error code of the wire contract: its HTTP status, whether a retry may help, and when it is sent.
 
-    The numbers are what gateways map, the names are what programs switch on.
+    Gateways map the numbers; programs switch on the names.
     """
 
     INVALID_ARGUMENT = 400, False, "not JSON, too deep, or fails the input schema"
@@ -41,7 +41,7 @@ class Code(Enum):
 
 
 class Failure(BaseModel):
-    """The error half of a reply, as it stands on the wire."""
+    """The error of a reply, as on the wire."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -54,17 +54,17 @@ class Failure(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer half of a reply: the model's output as a JSON value."""
+    """The result of a reply: the model's output as a JSON value."""
 
     value: Any
 
 
 class MalformedReply(ValueError):
-    """A reply body that is neither a result nor an error."""
+    """A reply body is neither a result nor an error."""
 
 
 class _Reply(BaseModel):
-    """The wire form: later versions may add fields beside these two, so unknown ones are ignored."""
+    """The wire form. Later versions may add fields, so unknown fields are ignored."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
@@ -82,7 +82,7 @@ class _Reply(BaseModel):
 
 
 def encode_result(output_json: bytes) -> bytes:
-    """Wrap a model's output, already strict JSON, as a reply body."""
+    """Wrap a model's output, which is strict JSON already, as a reply body."""
     return _RESULT_HEAD + output_json + _TAIL
 
 
@@ -90,9 +90,9 @@ def encode_failure(code: Code, message: str, details: dict[str, Any] | None = No
     """Build an error reply body.
 
     Args:
-        code: decides `status` and `retryable`.
-        message: one sentence for people; no traceback, class path or configuration.
-        details: JSON values for programs, e.g. the fields at fault.
+        code: determines `status` and `retryable`.
+        message: one sentence for people, without a traceback, class path or configuration.
+        details: JSON values for programs, e.g. the invalid fields.
     """
     failure = Failure(
         code=code.name, status=code.status, message=message, retryable=code.retryable, details=details or {}
@@ -101,13 +101,14 @@ def encode_failure(code: Code, message: str, details: dict[str, Any] | None = No
 
 
 def decode_reply(body: bytes) -> Result | Failure:
-    """Read a reply body of this or any earlier version.
+    """Parse a reply body of this or any earlier version.
 
     Raises:
-        MalformedReply: the body is not JSON, or has not exactly one of `result` and `error`.
+        MalformedReply: the body is not JSON, or does not have exactly one of `result` and `error`.
     """
     if body.startswith(_RESULT_HEAD) and body.endswith(_TAIL):
-        # Most replies are what `encode_result` writes: when all between the ends is one JSON value, that is the reply.
+        # The common case: `encode_result` wrote the body. If the text between head and tail is one JSON value, it is
+        # the result.
         try:
             return Result(from_json(body[len(_RESULT_HEAD) : -len(_TAIL)], allow_inf_nan=False))
         except ValueError:

@@ -221,5 +221,5 @@ def test_a_name_that_is_too_long_is_refused_before_it_is_written() -> None:
 
 def test_properties_that_do_not_fit_into_a_frame_are_refused_before_they_are_written() -> None:
     """The broker would close the connection, and the retry would close the next one."""
-    with pytest.raises(ValueError, match="a frame 120"):
+    with pytest.raises(ValueError, match="a frame holds 120"):
         encode_content(1, Template(), b"", 128, fields=header_field(b"traceparent", b"x" * 200))
