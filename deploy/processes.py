@@ -29,14 +29,23 @@ def rabbitmq_server() -> str | None:
 
 
 def free_port() -> int:
-    """Find a free port of the loopback. It is below the ephemeral range, so that no client's own port can take it."""
+    """A free loopback port, below the ephemeral range, that no other process of ours is about to use.
+
+    Parallel test runs choose ports at the same time, and a server binds its port seconds later. So an abstract socket
+    (Linux) reserves the port until this process ends.
+    """
     for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket() as probe:
+        reserved, probe = socket.socket(socket.AF_UNIX), socket.socket()
+        with probe:
             try:
+                if sys.platform == "linux":
+                    reserved.bind(f"\0responder-port-{port}")
                 probe.bind(("127.0.0.1", port))
             except OSError:
+                reserved.close()
                 continue
-            return port
+        reserved.detach()  # it stays open until this process ends
+        return port
     msg = "no free port between 20000 and 32000"
     raise NoServers(msg)
 
