@@ -16,6 +16,7 @@ from prediction_responder.cache.port import PUSH_MAX_BYTES
 from prediction_responder.cache.redis import RedisCache, UnsuitableCache
 from prediction_responder.cache.redis_link import RedisLink
 from prediction_responder.cache.value import cool_down_mark, lease_mark
+from tests.pace import Pace
 from tests.real import own_redis, until
 
 GENERATION, DIGEST = b"g" * 8, b"d" * 16
@@ -71,6 +72,12 @@ def place(namespace: str) -> Place:
 def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: bytes = b"", **more: Any) -> Commit:
     """A commit of ours."""
     return Commit(Held(place, OURS, fence), value, ttl_ms, b"V", DIGEST, **more)
+
+
+@pytest.fixture
+def soon_ms(pace: Pace) -> int:
+    """A life that ends soon, and still after the next few steps, on a busy machine too."""
+    return round(200 * pace.now())
 
 
 async def test_one_of_all_who_claim_leads(stores: Both, place: Place) -> None:
@@ -246,37 +253,37 @@ async def test_a_refresh_begins_only_beside_the_value_that_was_seen(stores: Both
     assert 0 < there.left_ms <= 5000
 
 
-async def test_a_value_outlives_its_refresh(stores: Both, place: Place) -> None:
+async def test_a_value_outlives_its_refresh(stores: Both, place: Place, soon_ms: int) -> None:
     """Who finds no value would begin a call of its own beside the one that refreshes it. A mark is not prolonged."""
     one, other = stores
     beside = Place(place.name, Slot.REFRESH)
-    await one.put(place.name, ANSWER, 30)
+    await one.put(place.name, ANSWER, soon_ms)
     await one.claim(beside, OURS, 60_000, ANSWER)
-    await other.put(f"{place.name}2", b"x", 40)
+    await other.put(f"{place.name}2", b"x", soon_ms + 10)
     async with asyncio.timeout(5):
         while await other.get_many([f"{place.name}2"]) != [None]:
             pass
     assert await other.get_many([place.name]) == [ANSWER]
-    await one.put(place.name, ANSWER, 30)
-    await other.put(f"{place.name}2", b"x", 40)
+    await one.put(place.name, ANSWER, soon_ms)
+    await other.put(f"{place.name}2", b"x", soon_ms + 10)
     assert await one.renew([Held(beside, OURS, b"")], 60_000) == [True]
     async with asyncio.timeout(5):
         while await other.get_many([f"{place.name}2"]) != [None]:
             pass
     assert await other.get_many([place.name]) == [ANSWER]
-    await one.put(place.name, THEIRS, 30)
+    await one.put(place.name, THEIRS, soon_ms)
     assert await one.renew([Held(beside, OURS, b"")], 60_000) == [True]
     async with asyncio.timeout(5):
         while await other.get_many([place.name]) != [None]:
             pass
 
 
-async def test_a_value_that_is_not_replaced_ends_as_it_was_to(stores: Both, place: Place) -> None:
+async def test_a_value_that_is_not_replaced_ends_as_it_was_to(stores: Both, place: Place, soon_ms: int) -> None:
     """Refreshes that come to nothing do not keep it for ever."""
     one, other = stores
     beside = Place(place.name, Slot.REFRESH)
-    soon = answer(kept_until_ms=round(time.time() * 1000) + 30)
-    await one.put(place.name, soon, 30)
+    soon = answer(kept_until_ms=round(time.time() * 1000) + soon_ms)
+    await one.put(place.name, soon, soon_ms)
     await one.claim(beside, OURS, 60_000, soon)
     assert await one.commit(ending(beside, b"error", 0))
     async with asyncio.timeout(5):

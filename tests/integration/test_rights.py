@@ -25,7 +25,12 @@ from tests.models import recorded
 from tests.real import ROOT, ForeignClient, ResponderProcess, until
 from tests.rights import SECRET, add_redis_user, add_user, with_user
 
-pytestmark = [pytest.mark.servers, pytest.mark.own_servers, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.own_servers,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(180),
+]
 
 VHOST, EXCHANGE, REPLIES = "predictions", "predictions", "replies"
 QUEUE, DEAD = "predictions.oracle", "predictions.dead"
