@@ -4,8 +4,7 @@ PY := .venv/bin/python
 SERVERS := $(PY) -m deploy.servers --
 # Most tests wait for servers, so four processes share two cores well. Each has servers of its own; a file stays together.
 WORKERS ?= 4
-# In the order of collection: files of few long tests first, those of many short ones last.
-PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo bench soak test test-binaries test-faults test-stores fuzz chaos mutants check fmt lock
 help:  ## show this

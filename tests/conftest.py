@@ -140,6 +140,12 @@ def pace() -> Pace:
 
 
 @pytest.fixture
+def soon_ms(pace: Pace) -> int:
+    """A life that ends soon, but after the next few steps, on a busy machine too."""
+    return round(200 * pace.now())
+
+
+@pytest.fixture
 def namespace() -> str:
     """A namespace that no other test has."""
     return f"t{os.getpid()}-{next(_COUNTER)}."

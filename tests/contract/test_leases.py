@@ -16,7 +16,6 @@ from prediction_responder.cache.port import PUSH_MAX_BYTES
 from prediction_responder.cache.redis import RedisCache, UnsuitableCache
 from prediction_responder.cache.redis_link import RedisLink
 from prediction_responder.cache.value import cool_down_mark, lease_mark
-from tests.pace import Pace
 from tests.real import own_redis, until
 
 GENERATION, DIGEST = b"g" * 8, b"d" * 16
@@ -72,12 +71,6 @@ def place(namespace: str) -> Place:
 def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: bytes = b"", **more: Any) -> Commit:
     """A commit of ours."""
     return Commit(Held(place, OURS, fence), value, ttl_ms, b"V", DIGEST, **more)
-
-
-@pytest.fixture
-def soon_ms(pace: Pace) -> int:
-    """A life that ends soon, and still after the next few steps, on a busy machine too."""
-    return round(200 * pace.now())
 
 
 async def test_one_of_all_who_claim_leads(stores: Both, place: Place) -> None:

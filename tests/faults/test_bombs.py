@@ -9,7 +9,7 @@ import pytest
 from deploy.found import Servers
 from tests.books import Report
 from tests.models import recorded
-from tests.pace import cpu_pace
+from tests.pace import Pace
 from tests.real import ForeignClient, responder_process
 
 pytestmark = [pytest.mark.servers, pytest.mark.any_server]
@@ -58,7 +58,7 @@ BOMBS: dict[str, tuple[bytes, dict[str, str], str]] = {
 
 
 async def test_no_body_keeps_the_event_loop_for_fifty_milliseconds(
-    servers: Servers, namespace: str, tmp_path: Path, report: Report
+    pace: Pace, servers: Servers, namespace: str, tmp_path: Path, report: Report
 ) -> None:
     """Each of them ten times, alone and all at once; those that are JSON and within the bounds are answered."""
     queue = f"{namespace}predictions.watched"
@@ -67,6 +67,7 @@ async def test_no_body_keeps_the_event_loop_for_fifty_milliseconds(
         async with ForeignClient.connected(servers.amqp_url) as client:
             await client.ask(queue, b'{"value": 1}')
             for turn in range(10):
+                pace.now()  # the machine may be slow for a moment only
                 for name, (body, properties, _) in BOMBS.items():
                     await client.send(queue, body, **{"correlation_id": f"{name} {turn}", **properties})
                     if turn < 5:
@@ -77,7 +78,7 @@ async def test_no_body_keeps_the_event_loop_for_fifty_milliseconds(
     assert codes == expected
     worst_ms = max(recorded(tmp_path, "kept"))  # there are some: the watcher lives
     report("bombs", {"kinds": len(BOMBS), "sent": 10 * len(BOMBS), "loop kept at most, ms": worst_ms})
-    assert worst_ms <= KEPT_MS * cpu_pace()
+    assert worst_ms <= KEPT_MS * pace.now()
 
 
 def _note(codes: dict[str, str], reply: object) -> None:

@@ -51,7 +51,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 def test_nothing_survives_the_command(pace: Pace, number: signal.Signals) -> None:
     """No broker, no Redis, no epmd, no folder; even after SIGKILL."""
     command = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # A shell's background job ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert command.stdout is not None
     folder = command.stdout.readline().decode().strip()
