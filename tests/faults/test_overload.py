@@ -68,7 +68,7 @@ async def test_ten_times_the_capacity_leaves_the_capacity(
 ) -> None:
     """Open loop, every key new, each with a second to wait: what fits is answered, the rest hears when to come."""
     seconds = 60 if full else 8
-    # The model is to be the limit: it is slower on a slow machine, and four times as slow beside other tests (short form).
+    # The model is to be the limit: slower on a slow machine, four times as slow beside other tests (short form).
     slower = pace.now() * (1 if full else 4)
     numbers, capacity, call_s = itertools.count(), AT_ONCE / CALL_S / slower, CALL_S * slower
     with Fleet.running(
