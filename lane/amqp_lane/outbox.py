@@ -10,7 +10,7 @@ from typing import Self
 
 from amqp_lane import frames
 from amqp_lane.confirms import Confirms
-from amqp_lane.connection import Channel, Link
+from amqp_lane.connection import Channel, Link, describe
 from amqp_lane.frames import Event
 from amqp_lane.port import Fate, Message
 from amqp_lane.quarantine import FailedAddresses, Quarantine
@@ -79,6 +79,7 @@ class Outbox:
         self._flowing_since = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
+        self._lost_because: str | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -98,8 +99,8 @@ class Outbox:
 
     @property
     def last_error(self) -> str | None:
-        """Why the last connection failed, in one line; None after a success."""
-        return self._link.last_error
+        """Why the last connection ended, in one line; None when the broker has taken a message since."""
+        return self._link.last_error or self._lost_because
 
     async def up(self) -> None:
         """Wait until messages can be written."""
@@ -188,7 +189,7 @@ class Outbox:
         """Called by the link, with confirms and returns."""
         confirmed, refused, returned = self._confirms.settle(events)
         if confirmed or returned:
-            self._refused_since = None
+            self._refused_since = self._lost_because = None
             self._link.has_worked = True
             self._quarantine.note_confirms(len(confirmed) + len(returned))
         self._go_on()
@@ -239,6 +240,7 @@ class Outbox:
     def lost(self, error: Exception) -> None:
         """Called by the link. Unconfirmed messages may or may not have arrived: send them again, or give them up."""
         self._channel = None
+        self._lost_because = describe(error)
         unconfirmed = self._confirms.end()
         if isinstance(error, BrokerFault):
             once = {message.routing_key for message in unconfirmed.values() if not message.retry}

@@ -304,6 +304,22 @@ async def test_tls_carries_the_same_batches(tls_broker: str, namespace: str) -> 
         assert "certificate" in str(stranger.last_error).lower()
 
 
+async def test_why_messages_do_not_leave_is_known_between_two_refusals(servers: Servers, namespace: str) -> None:
+    """The channel is open again, and the next refusal is not there yet: the reason is still the last one."""
+    outbox = Outbox(servers.amqp_url, name="why", exchange=f"{namespace}nowhere", on_fate=lambda *_: None)
+    reasons: set[str | None] = set()
+    async with outbox:
+        await outbox.up()
+        assert outbox.last_error is None
+        outbox.send([Message(b"anywhere", b"1")])
+        while epoch_of(outbox) < 4:
+            await asyncio.sleep(0)
+            if outbox.is_up and epoch_of(outbox) > 1:
+                reasons.add(outbox.last_error)
+    assert reasons
+    assert all(reason and "no exchange" in reason for reason in reasons)
+
+
 def epoch_of(one: Inbox | Outbox) -> int:
     """How many connections it has had."""
     return int(re.findall(r"epoch=(\d+)", repr(one))[0])
