@@ -19,6 +19,7 @@ from prediction_client.request import encode_input
 from prediction_client.retry import Retries, RetryBudget
 from prediction_client.session import Session
 from prediction_client.typed import adapter_of, convert
+from prediction_schemas.wire import REPLY_PREFIX
 
 _NOT_TAKEN = frozenset({"UNKNOWN_MODEL", "NO_BROKER", "RESOURCE_EXHAUSTED"})
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class PredictionClient:
         user_id: str | None = None,
         exchange: str = "",
         reply_exchange: str = "",
-        reply_prefix: str = "replies.",
+        reply_prefix: str = REPLY_PREFIX,
         transport: Transport | None = None,
     ) -> None:
         if max_in_flight < 1:

@@ -9,8 +9,8 @@ from typing import Any
 from amqp_lane import Delivery
 from prediction_client.errors import PredictionError, error_of
 from prediction_schemas import CacheStatus, Failure, MalformedReply, decode_reply, parse_cache_status
+from prediction_schemas.wire import AGE, CACHE_STATUS, DURATION_MS, MODEL, MODEL_VERSION, RETRY_AFTER_MS
 
-REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms", b"retry-after-ms")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _MAX_HEADER_BYTES = 512
 
@@ -43,15 +43,15 @@ def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
     except MalformedReply as error:
         return PredictionError(str(error), code="MALFORMED_REPLY")
     if isinstance(reply, Failure):
-        retry_after_ms = _number(_header(headers, b"retry-after-ms"))
+        retry_after_ms = _number(_header(headers, RETRY_AFTER_MS))
         return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
     return Prediction(
         reply.value,
-        _status(_header(headers, b"cache-status")),
-        _number(_header(headers, b"age")) or 0,
-        _text(_header(headers, b"model")),
-        _text(_header(headers, b"model-version")),
-        _number(_header(headers, b"duration-ms")) or 0,
+        _status(_header(headers, CACHE_STATUS)),
+        _number(_header(headers, AGE)) or 0,
+        _text(_header(headers, MODEL)),
+        _text(_header(headers, MODEL_VERSION)),
+        _number(_header(headers, DURATION_MS)) or 0,
     )
 
 

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from amqp_lane import Amqp, Binding, Fate, Message, QueueSpec, Transport
-from prediction_client.prediction import REPLY_HEADERS
 from prediction_client.request import RequestWriter
+from prediction_schemas.wire import REPLY_HEADERS, REPLY_PREFIX, Addresses
 
 PREFETCH = 1000
 
@@ -30,7 +30,7 @@ class Broker:
     namespace: str = ""
     exchange: str = ""
     reply_exchange: str = ""
-    reply_prefix: str = "replies."
+    reply_prefix: str = REPLY_PREFIX
     user_id: str | None = None
 
 
@@ -55,7 +55,7 @@ class ReplyChannel:
         transport: Transport | None = None,
     ) -> None:
         self.queue = f"{broker.reply_prefix}{uuid.uuid4().hex}"
-        prefix = "" if broker.exchange else f"{broker.namespace}predictions."
+        prefix = "" if broker.exchange else Addresses(broker.namespace).queue_prefix
         self.writer = RequestWriter(prefix=prefix, reply_to=self.queue, user_id=broker.user_id)
         binding = Binding(broker.reply_exchange, self.queue) if broker.reply_exchange else None
         carrier = transport or Amqp(broker.url)

@@ -11,12 +11,12 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from amqp_lane import Message, Template, header_field
 from prediction_client.errors import InvalidArgument, PayloadTooLarge, UnknownModel
+from prediction_schemas.wire import CACHE_CONTROL, CALL, DEADLINE, JSON, RESERVED_MODELS, TENANT
 
 MAX_BODY_BYTES = 16 * 2**20  # RabbitMQ 4 accepts no larger message
 MAX_NAME_BYTES = 255
 MAX_HEADER_BYTES = 1024
 MAX_TTL_MS = 2**31  # RabbitMQ closes the channel for twice this value
-DEAD_LETTERS = "dead"  # the name of the dead-letter queue
 
 
 class RequestWriter:
@@ -31,7 +31,7 @@ class RequestWriter:
     def __init__(self, *, prefix: str, reply_to: str, user_id: str | None = None) -> None:
         self._prefix = prefix
         user = None if user_id is None else user_id.encode()
-        shared = partial(Template, content_type=b"application/json", type=b"call", user_id=user, persistent=True)
+        shared = partial(Template, content_type=JSON, type=CALL, user_id=user, persistent=True)
         self._template, self._unanswered = shared(reply_to=reply_to.encode()), shared()
         self._routing_keys: dict[str, bytes] = {}
 
@@ -61,11 +61,11 @@ class RequestWriter:
             InvalidArgument: `cache_control` or `tenant` is too long, or not valid Unicode.
         """
         left_ms = _milliseconds(left_s)
-        fields = header_field(b"deadline", b"%d" % (time.time_ns() // 1_000_000 + left_ms))
+        fields = header_field(DEADLINE, b"%d" % (time.time_ns() // 1_000_000 + left_ms))
         if cache_control is not None:
-            fields += header_field(b"cache-control", _short("cache_control", cache_control))
+            fields += header_field(CACHE_CONTROL, _short("cache_control", cache_control))
         if tenant is not None:
-            fields += header_field(b"tenant", _short("tenant", tenant))
+            fields += header_field(TENANT, _short("tenant", tenant))
         for name, value in trace.items():
             fields += header_field(name.encode(), value.encode())
         return Message(
@@ -81,7 +81,7 @@ class RequestWriter:
 
     def unanswered(self, model: str, body: bytes, *, left_s: float, give_up_at: float, tenant: str | None) -> Message:
         """A request without a reply, whose answer is only cached. Raises as `message`."""
-        fields = b"" if tenant is None else header_field(b"tenant", _short("tenant", tenant))
+        fields = b"" if tenant is None else header_field(TENANT, _short("tenant", tenant))
         return Message(
             self._routing_key(model),
             body,
@@ -93,7 +93,7 @@ class RequestWriter:
 
     def _routing_key(self, model: str) -> bytes:
         key = f"{self._prefix}{model}".encode(errors="replace")
-        if not model or model == DEAD_LETTERS or len(key) > MAX_NAME_BYTES:
+        if not model or model in RESERVED_MODELS or len(key) > MAX_NAME_BYTES:
             msg = f"not a valid model name: {model[:40]!r}{'...' * (len(model) > 40)}"
             raise UnknownModel(msg)
         if len(self._routing_keys) < 1024:

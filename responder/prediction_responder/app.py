@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 from prediction_responder.amqp import Amqp, Consumer, Publisher, Transport
 from prediction_responder.amqp.pipeline import Pipeline
-from prediction_responder.amqp.requests import HEADERS, Intake, ReplyPolicy
-from prediction_responder.amqp.topology import exchanges, request_queue, topology
+from prediction_responder.amqp.requests import Intake, ReplyPolicy
+from prediction_responder.amqp.topology import exchanges, topology
 from prediction_responder.cache import CachedAnswers, LeaseStore
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ModelNotLoaded, ServedModel
@@ -22,6 +22,7 @@ from prediction_responder.model.predictor import Predictor
 from prediction_responder.observe.events import Observer
 from prediction_responder.observe.logs import logger
 from prediction_responder.settings import Settings
+from prediction_schemas.wire import REQUEST_HEADERS, Addresses
 
 if TYPE_CHECKING:
     from prediction_responder.observe.metrics import Metrics
@@ -51,6 +52,7 @@ class Responder:
         transport: Transport | None = None,
     ) -> None:
         self._settings = settings or Settings.from_environment()
+        self._addresses = Addresses(self._settings.namespace)
         url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
         self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
         self._metrics = _metrics() if self._settings.health_port is not None else None
@@ -169,7 +171,7 @@ class Responder:
             self._stack.push_async_callback(model.close)
             await self._load(model)
         pipeline = Pipeline(
-            models={request_queue(settings.namespace, model.name): model for model in self._models},
+            models={self._addresses.requests(model.name): model for model in self._models},
             inbox=self._inbox,
             answers=answers,
             leader=Leader(answers, leases, max_stored_bytes=settings.max_stored_bytes),
@@ -181,7 +183,7 @@ class Responder:
                 users=None if settings.require_user_id is None else re.compile(settings.require_user_id.encode()),
             ),
             policy=ReplyPolicy(
-                own=f"{settings.namespace}predictions".encode(),
+                own=self._addresses.exchange.encode(),
                 pattern=settings.reply_to_pattern.encode(),
                 exchange=settings.reply_exchange,
             ),
@@ -223,15 +225,15 @@ class Responder:
         settings = self._settings
         return self._transport.inbox(
             topology(
-                settings.namespace,
+                self._addresses,
                 [model.name for model in self._models],
                 queue_type=settings.queue_type,
                 max_length=settings.max_queue_length,
             ),
             name="responder requests",
             prefetch=settings.prefetch,
-            exchanges=exchanges(settings.namespace, settings.reply_exchange),
-            headers=HEADERS,
+            exchanges=exchanges(self._addresses, settings.reply_exchange),
+            headers=REQUEST_HEADERS,
             max_body_bytes=settings.max_body_bytes,
             declare=settings.declare_topology,
         )

@@ -14,7 +14,7 @@ from examples.price import price
 from prediction_client import Prediction, PredictionError
 from prediction_client.prediction import prediction_of
 from prediction_responder.amqp.replies import compose
-from prediction_responder.amqp.requests import HEADERS, Intake, ReplyPolicy
+from prediction_responder.amqp.requests import Intake, ReplyPolicy
 from prediction_responder.messages import Outcome
 from prediction_schemas import (
     CacheStatus,
@@ -25,6 +25,7 @@ from prediction_schemas import (
     encode_result,
     parse_cache_status,
 )
+from prediction_schemas.wire import REQUEST_HEADERS
 from tests.fakes import served
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "schemas" / "examples"
@@ -57,7 +58,7 @@ async def test_the_responder_reads_every_request(path: Path) -> None:
     """All of them ask for the same answer, whatever their properties."""
     model = await served(price)
     intake = Intake(max_body_bytes=2**20, tenant_from_user_id=False, count=lambda kind: pytest.fail(kind))
-    one = delivery(path, lambda name: name in HEADERS)
+    one = delivery(path, lambda name: name in REQUEST_HEADERS)
     reply_to = one.properties.reply_to
     request = intake.request(one, model, 0.0, 0)
     assert model.read(request.body).model_dump() == {"pair": "ETH/EUR", "horizon_minutes": 5, "returns": [0.1, 0.2]}

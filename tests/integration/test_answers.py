@@ -145,6 +145,7 @@ async def test_the_identifier_is_echoed_and_the_reply_says_where_it_came_from(se
             "model": "echo",
             "model-version": "1",
             "traceparent": trace,
+            "wire": "1",
         }
         reply, _ = await client.ask(
             f"{namespace}predictions.echo", b'{"text":"a"}', correlation_id=None, message_id="m1"
@@ -152,6 +153,25 @@ async def test_the_identifier_is_echoed_and_the_reply_says_where_it_came_from(se
         assert reply.correlation_id == "m1"
         assert reply.headers["age"] == "0"
         assert str(reply.headers["cache-status"]).startswith("responder; hit; ttl=")
+
+
+@pytest.mark.parametrize("kind", ["rows", "order.created", "CALL", "é" * 30])
+async def test_a_message_of_an_unknown_type_is_refused(servers: Servers, namespace: str, kind: str) -> None:
+    """400 names the type that is known; the model is not called, and the next request is answered."""
+    model = GatedModel(is_open=True)
+    async with (
+        embedded(model.predictor(), settings(servers, namespace)),
+        ForeignClient.connected(servers.amqp_url) as client,
+    ):
+        queue = f"{namespace}predictions.echo"
+        reply, body = await client.ask(queue, b'{"text":"a"}', type=kind)
+        error = body["error"]
+        assert (reply.type, error["code"], error["status"]) == ("error", "INVALID_ARGUMENT", 400)
+        assert "'call'" in error["message"]
+        assert model.calls == []
+        for known in ("", "call", None):
+            _, body = await client.ask(queue, b'{"text":"a"}', type=known)
+            assert body == {"result": {"text": "a"}}
 
 
 async def test_direct_reply_to_is_answered(servers: Servers, namespace: str) -> None:

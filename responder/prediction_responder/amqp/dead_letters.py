@@ -15,13 +15,12 @@ from typing import Self
 
 from amqp_lane import Binding, Delivery, Fate, Inbox, Message, Outbox, QueueSpec, Settlement, Template, header_field
 from prediction_responder.amqp.connect import wait_until_up
-from prediction_responder.amqp.requests import HEADERS, REPLY_TYPES, ReplyPolicy
-from prediction_responder.amqp.topology import dead_letter_queue
+from prediction_responder.amqp.requests import ReplyPolicy
 from prediction_responder.observe.logs import printable
 from prediction_schemas import Code, Failure, MalformedReply, decode_reply
+from prediction_schemas.wire import DEADLINE, REPLY_HEADERS, REPLY_TYPES, REQUEST_HEADERS, Addresses
 
 REASON, QUEUE = b"x-first-death-reason", b"x-first-death-queue"  # RabbitMQ's guide to dead-lettering
-REPLY_HEADERS = (b"cache-status", b"age", b"model", b"model-version", b"duration-ms")
 QUIET_S = 1.0  # this long without a delivery: the queue is read to its end
 COPIES_S = 5.0
 REPLY_PREFIX = "redrive-"
@@ -75,7 +74,7 @@ class DeadLetters:
 
     Args:
         url: the broker.
-        namespace: of the deployment.
+        addresses: of the deployment.
         policy: where replies may go.
         prefetch: the maximum number of unsettled letters.
         reply_exchange: of the deployment; empty for the default exchange.
@@ -84,17 +83,19 @@ class DeadLetters:
         NotReached: on entering: no broker, no dead-letter queue, or no permission to read it.
     """
 
-    def __init__(self, url: str, namespace: str, policy: ReplyPolicy, *, prefetch: int, reply_exchange: str) -> None:
+    def __init__(
+        self, url: str, addresses: Addresses, policy: ReplyPolicy, *, prefetch: int, reply_exchange: str
+    ) -> None:
         self._address = f"{REPLY_PREFIX}{secrets.token_hex(8)}"
-        self._prefix = f"{namespace}predictions."
+        self._addresses = addresses
         self._policy = policy
         binding = Binding(reply_exchange, self._address) if reply_exchange else None
         self._dead = Inbox(
             url,
-            [QueueSpec(dead_letter_queue(namespace))],
+            [QueueSpec(addresses.dead_letters)],
             name="redrive",
             prefetch=prefetch,
-            headers=(REASON, QUEUE, *HEADERS),
+            headers=(REASON, QUEUE, *REQUEST_HEADERS),
             declare=False,
         )
         self._replies = Inbox(
@@ -187,13 +188,12 @@ class DeadLetters:
         headers = delivery.properties.headers
         queue = printable((headers.get(QUEUE) or b"").decode("utf-8", "replace"))
         reason = printable((headers.get(REASON) or b"").decode("ascii", "replace"))
-        model = queue.removeprefix(self._prefix) if queue.startswith(self._prefix) else ""
-        return Letter(delivery, model, reason or "unknown")
+        return Letter(delivery, self._addresses.model_of(queue), reason or "unknown")
 
     def _request(self, letter: Letter, identifier: bytes, timeout_s: float) -> Message:
         given = letter.delivery.properties
         return Message(
-            f"{self._prefix}{letter.model}".encode(),
+            self._addresses.requests(letter.model).encode(),
             letter.delivery.body or b"",
             Template(
                 content_type=given.content_type,
@@ -205,7 +205,7 @@ class DeadLetters:
             ),
             correlation_id=identifier,
             expiration=b"%d" % round(timeout_s * 1000),
-            fields=_fields((name, given.headers.get(name)) for name in HEADERS if name != b"deadline"),
+            fields=_fields((name, given.headers.get(name)) for name in REQUEST_HEADERS if name != DEADLINE),
         )
 
 

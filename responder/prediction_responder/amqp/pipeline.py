@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from amqp_lane import Consumer, Delivery, Fate, Message, Publisher, Settlement
 from prediction_responder.amqp.replies import compose, message_of
-from prediction_responder.amqp.requests import REPLY_TYPES, Intake, ReplyPolicy
+from prediction_responder.amqp.requests import Intake, ReplyPolicy
 from prediction_responder.cache import CachedAnswers
 from prediction_responder.flight.leader import Leader
 from prediction_responder.messages import Model, Outcome, Refused, Reply, Request, failure
@@ -18,6 +18,7 @@ from prediction_responder.observe.events import Observer
 from prediction_responder.observe.logs import logger
 from prediction_responder.service import Service
 from prediction_schemas import NO_STATUS, Code
+from prediction_schemas.wire import REPLY_TYPES
 
 log = logger(__name__)
 

@@ -5,13 +5,27 @@ import re
 from functools import lru_cache
 
 from amqp_lane import Delivery, Message, Template, header_field
-from prediction_responder.amqp.requests import DIRECT_PREFIXES, JSON
 from prediction_responder.messages import Model, Outcome, Reply
 from prediction_schemas import CacheStatus
+from prediction_schemas.wire import (
+    AGE,
+    CACHE_STATUS,
+    DIRECT_REPLY_TO,
+    DURATION_MS,
+    ERROR,
+    JSON,
+    MODEL,
+    MODEL_VERSION,
+    RESULT,
+    RETRY_AFTER_MS,
+    TRACEPARENT,
+    WIRE,
+    WIRE_VERSION,
+)
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,200}")  # W3C Trace Context
 # Persistent: its request is acknowledged once it is confirmed, so in a durable queue it must survive the broker.
-_RESULT, _ERROR = (Template(content_type=JSON, type=kind, persistent=True) for kind in (b"result", b"error"))
+_RESULT, _ERROR = (Template(content_type=JSON, type=kind, persistent=True) for kind in (RESULT, ERROR))
 _LATE_REPLY_S = 1.0  # how long a reply past its deadline, mostly an error, may still be written
 
 
@@ -38,18 +52,18 @@ def compose(
     """A reply as a message. It copies `reply_to`, the identifiers and the trace of the request, and nothing else."""
     given = delivery.properties
     reply_to = given.reply_to or b""
-    is_direct = reply_to.startswith(DIRECT_PREFIXES)
+    is_direct = reply_to.startswith(DIRECT_REPLY_TO)
     fields = (
         _model_fields(model.name, model.version)
         + _status_fields(status.encoded, outcome.age_s)
         + _duration(duration_ms)
     )
     if outcome.retry_after_ms is not None:
-        fields += header_field(b"retry-after-ms", b"%d" % outcome.retry_after_ms)
+        fields += header_field(RETRY_AFTER_MS, b"%d" % outcome.retry_after_ms)
     if given.headers:
-        trace = given.headers.get(b"traceparent")
+        trace = given.headers.get(TRACEPARENT)
         if trace is not None and _TRACEPARENT.fullmatch(trace):
-            fields += header_field(b"traceparent", trace)
+            fields += header_field(TRACEPARENT, trace)
     return Message(
         reply_to,
         outcome.body,
@@ -68,14 +82,15 @@ def compose(
 
 @lru_cache(maxsize=256)
 def _model_fields(name: str, version: str) -> bytes:
-    return header_field(b"model", name.encode()) + header_field(b"model-version", version.encode())
+    named = header_field(MODEL, name.encode()) + header_field(MODEL_VERSION, version.encode())
+    return named + header_field(WIRE, WIRE_VERSION)
 
 
 @lru_cache(maxsize=8192)
 def _status_fields(status: bytes, age_s: int) -> bytes:
-    return header_field(b"cache-status", status) + header_field(b"age", b"%d" % age_s)
+    return header_field(CACHE_STATUS, status) + header_field(AGE, b"%d" % age_s)
 
 
 @lru_cache(maxsize=4096)
 def _duration(duration_ms: int) -> bytes:
-    return header_field(b"duration-ms", b"%d" % duration_ms)
+    return header_field(DURATION_MS, b"%d" % duration_ms)

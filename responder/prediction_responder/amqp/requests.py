@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from amqp_lane import Delivery, Properties
 from prediction_responder.messages import Model, Refused, Request
 from prediction_schemas import NO_DIRECTIVES, Code, Directives, parse_cache_control
-
-HEADERS = (b"deadline", b"cache-control", b"tenant", b"traceparent", b"tracestate")
+from prediction_schemas.wire import CACHE_CONTROL, CALL, DEADLINE, DIRECT_REPLY_TO, JSON, TENANT
 
 _DIRECT = re.compile(
     rb"amq\.(?:rabbitmq\.reply-to\.[A-Za-z0-9+/=_-]+(?:\.[A-Za-z0-9+/=_-]+)+|direct\.reply-to\.[\x21-\x7e]+)"
 )
-DIRECT_PREFIXES = (b"amq.rabbitmq.reply-to", b"amq.direct.reply-to")
-JSON = b"application/json"
 _NO_ENCODING = frozenset({b"", b"identity", b"binary", b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 USER = b"{user}"
-REPLY_TYPES = frozenset({b"result", b"error"})
+_TYPES = frozenset({None, b"", CALL})
 _MAX_TENANT_BYTES = 255
 _ADDRESSES_KEPT = 4096
 _ABSURD_MS = 30 * 86_400_000
@@ -50,7 +47,7 @@ class ReplyPolicy:
         return known
 
     def _decide(self, reply_to: bytes, user_id: bytes | None) -> bool:
-        if reply_to.startswith(DIRECT_PREFIXES):
+        if reply_to.startswith(DIRECT_REPLY_TO):
             return not self.exchange and _DIRECT.fullmatch(reply_to) is not None
         if reply_to.startswith(self.own) or (not user_id and USER in self.pattern):
             return False
@@ -89,6 +86,8 @@ class Intake:
             raise Refused(Code.INVALID_ARGUMENT, "the AMQP properties are damaged")
         if self.users is not None and not (given.user_id and self.users.fullmatch(given.user_id)):
             raise Refused(Code.PERMISSION_DENIED, _not_for(given.user_id))
+        if given.type not in _TYPES:
+            raise Refused(Code.INVALID_ARGUMENT, _not_a_type(given.type))
         if body is None:
             raise Refused(Code.PAYLOAD_TOO_LARGE, f"the body has more than {self.max_body_bytes} bytes")
         if given.content_type != JSON or given.content_encoding is not None:
@@ -102,7 +101,7 @@ class Intake:
         return Request(model, body, tenant, now, deadline, has_deadline, directives, delivery)
 
     def _directives(self, given: Properties) -> Directives:
-        control = given.headers.get(b"cache-control", b"")
+        control = given.headers.get(CACHE_CONTROL, b"")
         if control == b"":
             return NO_DIRECTIVES
         directives = NO_DIRECTIVES if control is None else parse_cache_control(control)
@@ -111,7 +110,7 @@ class Intake:
         return directives
 
     def _tenant(self, given: Properties) -> bytes:
-        tenant = given.user_id if self.tenant_from_user_id else given.headers.get(b"tenant", b"")
+        tenant = given.user_id if self.tenant_from_user_id else given.headers.get(TENANT, b"")
         if self.tenant_from_user_id and tenant is None:
             return b""
         if tenant is None or len(tenant) > _MAX_TENANT_BYTES:
@@ -124,7 +123,7 @@ class Intake:
         has_deadline = False
         if given.expiration is not None and given.expiration.isdigit():
             deadline, has_deadline = min(deadline, now + int(given.expiration[:15]) / 1000), True
-        header = given.headers.get(b"deadline", b"")
+        header = given.headers.get(DEADLINE, b"")
         if header != b"":
             left_ms = _left_ms(header, now_ms)
             if left_ms is None:
@@ -138,6 +137,10 @@ def _not_for(user_id: bytes | None) -> str:
     if not user_id:
         return "set the property user_id to the user of your connection; this responder answers known users only"
     return f"the user {user_id[:60].decode('utf-8', 'replace')!r} may not ask this responder"
+
+
+def _not_a_type(given: bytes | None) -> str:
+    return f"type {(given or b'')[:60].decode('utf-8', 'replace')!r}: send {CALL.decode()!r} or none"
 
 
 def _left_ms(header: bytes | None, now_ms: int) -> int | None:

@@ -10,9 +10,9 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
 
 from prediction_responder.model.answer import MAX_TTL_S, Answer
 from prediction_schemas.closed_types import LossySchema, check_schema
+from prediction_schemas.wire import RESERVED_MODELS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RESERVED_NAMES = frozenset({"dead"})
 
 
 class InvalidPredictor(TypeError):
@@ -21,7 +21,7 @@ class InvalidPredictor(TypeError):
 
 def problem_with_name(name: str) -> str | None:
     """Why a model cannot have this name; None if it can."""
-    if _NAME.fullmatch(name) and name not in _RESERVED_NAMES:
+    if _NAME.fullmatch(name) and name not in RESERVED_MODELS:
         return None
     return f"name {name!r} must be 1 to 100 of A-Z a-z 0-9 . _ -, begin with a letter or digit, and not be 'dead'"
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from prediction_responder.amqp.topology import request_queue
 from prediction_responder.model.predictor import Predictor
 from prediction_responder.settings import Settings
+from prediction_schemas.wire import Addresses
 
 
 def check(predictors: Sequence[Predictor], settings: Settings) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def check(predictors: Sequence[Predictor], settings: Settings) -> dict[str, Any]
             {
                 "name": one.name,
                 "version": one.version,
-                "queue": request_queue(settings.namespace, one.name),
+                "queue": Addresses(settings.namespace).requests(one.name),
                 "ttl_s": one.ttl_s,
                 "timeout_s": one.timeout_s,
                 "concurrency": one.concurrency,

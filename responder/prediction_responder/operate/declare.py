@@ -3,6 +3,7 @@
 from prediction_responder.amqp import connect
 from prediction_responder.amqp.topology import exchanges, topology
 from prediction_responder.settings import Settings
+from prediction_schemas.wire import Addresses
 
 
 async def declare(settings: Settings, models: list[str]) -> list[str]:
@@ -14,9 +15,10 @@ async def declare(settings: Settings, models: list[str]) -> list[str]:
     Raises:
         NotReached: no broker, no permission, or a queue or exchange of that name has other arguments.
     """
-    exchange_specs = exchanges(settings.namespace, settings.reply_exchange)
+    addresses = Addresses(settings.namespace)
+    exchange_specs = exchanges(addresses, settings.reply_exchange)
     queues = topology(
-        settings.namespace, models, queue_type=settings.queue_type, max_length=settings.max_queue_length, consume=False
+        addresses, models, queue_type=settings.queue_type, max_length=settings.max_queue_length, consume=False
     )
     await connect.declare(settings.amqp_url.get_secret_value(), queues, exchange_specs)
     return [f"exchange {one.name} ({one.type})" for one in exchange_specs] + [

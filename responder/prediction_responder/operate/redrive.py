@@ -8,6 +8,7 @@ from prediction_responder.amqp.dead_letters import ANSWERED, NO_CALLER, DeadLett
 from prediction_responder.amqp.requests import ReplyPolicy
 from prediction_responder.settings import Settings
 from prediction_schemas import Code
+from prediction_schemas.wire import Addresses
 
 REMOVED = "removed: a copy that an earlier redrive sent"
 _ENDED = frozenset({ANSWERED, NO_CALLER, REMOVED})
@@ -73,14 +74,15 @@ class Redrive:
             NotReached: no broker, no dead-letter queue, or no right to read it.
         """
         settings, plan = self.settings, self.plan
+        addresses = Addresses(settings.namespace)
         policy = ReplyPolicy(
-            own=f"{settings.namespace}predictions".encode(),
+            own=addresses.exchange.encode(),
             pattern=settings.reply_to_pattern.encode(),
             exchange=settings.reply_exchange,
         )
         queue = DeadLetters(
             settings.amqp_url.get_secret_value(),
-            settings.namespace,
+            addresses,
             policy,
             prefetch=plan.limit,
             reply_exchange=settings.reply_exchange,
