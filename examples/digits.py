@@ -66,5 +66,5 @@ class Digits:
         return Digit(label=int(probabilities.argmax()), probabilities=probabilities.round(6).tolist())
 
 
-# Same as decorating the class, but type checkers keep the class's type.
-digits = predictor(name="digits", version="1", ttl=600, artefacts=[WEIGHTS])(Digits)
+# Beside the class, and not above it: type checkers ignore the decorators of classes.
+digits = predictor(name="digits", version="1", ttl_s=600, artefacts=WEIGHTS)(Digits)

@@ -36,7 +36,7 @@ def expected(features: Features) -> float:
     return int.from_bytes(hashlib.blake2b(seen, digest_size=4).digest()) / 1e6
 
 
-@predictor(name="price", version="1", ttl=TTL_SECONDS)
+@predictor(name="price", version="1", ttl_s=TTL_SECONDS)
 async def price(features: Features) -> Price:
     """Predict a price."""
     await asyncio.sleep(MODEL_SECONDS)

@@ -18,8 +18,7 @@ _making = threading.Lock()
 
 @cache
 def _client(_process: int) -> BlockingPredictionClient:
-    url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost/")
-    client = BlockingPredictionClient(url, namespace=os.environ.get("RESPONDER_NAMESPACE", ""), timeout_s=5.0)
+    client = BlockingPredictionClient.from_environment(timeout_s=5.0)
     atexit.register(client.close)
     return client.__enter__()
 

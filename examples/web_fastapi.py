@@ -5,7 +5,6 @@ response with the status of its code and, if known, the header `retry-after`.
 """
 
 import math
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -20,9 +19,7 @@ from prediction_client import PredictionClient, PredictionError
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep the client open while the application runs."""
-    url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost/")
-    namespace = os.environ.get("RESPONDER_NAMESPACE", "")
-    async with PredictionClient(url, namespace=namespace, timeout_s=5.0) as client:
+    async with PredictionClient.from_environment(timeout_s=5.0) as client:
         app.state.predictions = client
         yield
 
@@ -41,9 +38,9 @@ async def price(
     features: Features, response: Response, client: Annotated[PredictionClient, Depends(predictions)]
 ) -> Price:
     """Return a price, and where it came from."""
-    prediction = await client.ask("price", features)
+    prediction = await client.ask("price", features, output=Price)
     response.headers["cache-status"] = prediction.cache_status.encoded.decode()
-    return Price.model_validate(prediction.value)
+    return prediction.value
 
 
 @app.exception_handler(PredictionError)

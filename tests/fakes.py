@@ -14,7 +14,7 @@ from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Reply, Request
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.service import Service
 from prediction_schemas import NO_DIRECTIVES, Directives
 
@@ -68,14 +68,14 @@ class GatedModel:
             self.running -= 1
         return Echo(text=question.text)
 
-    def predictor(self, **options: Any) -> Predictor:
+    def predictor(self, **options: Any) -> AnyPredictor:
         """It, decorated."""
 
         async def echo(question: Question) -> Echo:
             answer: Echo = await self(question)
             return answer
 
-        return predictor(**{"name": "echo", "ttl": 60, **options})(echo)
+        return predictor(**{"name": "echo", "ttl_s": 60, **options})(echo)
 
 
 class BrokenCache:
@@ -225,7 +225,7 @@ class Replies:
         return [reply.status.kind for reply in self.all]
 
 
-async def served(predictor: Predictor, **options: Any) -> ServedModel:
+async def served(predictor: AnyPredictor, **options: Any) -> ServedModel:
     """A loaded model."""
     model = ServedModel(predictor, **{"namespace": "", "max_depth": 64, "max_reply_bytes": 2**20, **options})
     await model.load()

@@ -49,7 +49,7 @@ class Model:
             made: Echo = self.outcome()
             return Echo(text=f"call {number}") if self.numbers and isinstance(made, Echo) else made
 
-        return await served(predictor(**{"name": "echo", "ttl": TTL_S, **options})(echo))
+        return await served(predictor(**{"name": "echo", "ttl_s": TTL_S, **options})(echo))
 
     async def called(self, times: int) -> None:
         """Wait until it has been called so often."""

@@ -97,7 +97,7 @@ class Unloadable:
         return Done(square=0)
 
 
-@predictor(name="oracle", version="1", ttl=60, timeout_s=LIMIT_S)
+@predictor(name="oracle", version="1", ttl_s=60, timeout_s=LIMIT_S)
 async def oracle(task: Task) -> Done:
     """Square a number, in the time that it is told."""
     record("start", task.number)
@@ -112,7 +112,7 @@ async def oracle(task: Task) -> Done:
     return Done(square=task.number**2)
 
 
-@predictor(name="slow", version="1", ttl=60, timeout_s=30)
+@predictor(name="slow", version="1", ttl_s=60, timeout_s=30)
 async def slow(task: Task) -> Done:
     """As the oracle, with more time."""
     record("start", task.number)
@@ -140,7 +140,7 @@ async def one_by_one(task: Task) -> Done:
     return Done(square=task.number**2)
 
 
-@predictor(name="chaotic", version="1", ttl=0.5, timeout_s=10)
+@predictor(name="chaotic", version="1", ttl_s=0.5, timeout_s=10)
 async def chaotic(task: Task) -> Answer[Done]:
     """Take 0.1 to 0.4 s, and let the answer live for no time, 0.2 or 0.5 s, by the number."""
     record("start", task.number, time.monotonic())
@@ -149,7 +149,7 @@ async def chaotic(task: Task) -> Answer[Done]:
     return Answer(Done(square=task.number**2), ttl_s=(0.0, 0.2, 0.5)[task.number % 3])
 
 
-@predictor(name="fresh", version="1", ttl=60, timeout_s=LIMIT_S)
+@predictor(name="fresh", version="1", ttl_s=60, timeout_s=LIMIT_S)
 async def fresh(task: Task) -> Answer[Done]:
     """As the oracle; it fails on a number for as long as there is a file that says so."""
     record("start", task.number, time.monotonic())
@@ -170,7 +170,7 @@ async def limited(task: Task) -> Done:
     return Done(square=task.number**2)
 
 
-@predictor(name="late", version="1", ttl=60, timeout_s=LIMIT_S)
+@predictor(name="late", version="1", ttl_s=60, timeout_s=LIMIT_S)
 class Late:
     """A class whose weights come after it, and which says so."""
 
@@ -203,7 +203,7 @@ class Anything(BaseModel):
     value: Any
 
 
-@predictor(name="watched", version="1", ttl=60, timeout_s=LIMIT_S)
+@predictor(name="watched", version="1", ttl_s=60, timeout_s=LIMIT_S)
 class Watched:
     """A model that notes how long its event loop was kept, in milliseconds of the loop's own processor time."""
 
@@ -233,7 +233,7 @@ class Text(BaseModel):
     text: str
 
 
-@predictor(name="wordy", version="1", ttl=60, timeout_s=LIMIT_S)
+@predictor(name="wordy", version="1", ttl_s=60, timeout_s=LIMIT_S)
 async def wordy(task: Task) -> Text:
     """Say as much as the number says."""
     return Text(text="a" * task.number)

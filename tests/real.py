@@ -24,7 +24,7 @@ from deploy.found import Servers
 from deploy.processes import RedisProcess
 from deploy.servers import docker_has_images, images
 from prediction_responder import Responder, Settings
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from tests.pace import Pace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def settings(servers: Servers, namespace: str, **values: Any) -> Settings:
 
 
 @asynccontextmanager
-async def embedded(predictor: Predictor, chosen: Settings) -> AsyncIterator[Responder]:
+async def embedded(predictor: AnyPredictor, chosen: Settings) -> AsyncIterator[Responder]:
     """A responder in this process, consuming."""
     async with Responder([predictor], chosen) as one:
         async with asyncio.timeout(10):

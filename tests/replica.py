@@ -11,7 +11,7 @@ from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Reply, Request
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.service import Service
 from prediction_schemas import NO_DIRECTIVES, Directives
 from tests.fakes import asker
@@ -52,7 +52,7 @@ class Replica:
 
 @asynccontextmanager
 async def on_redis(
-    url: str, predictor: Predictor, *, namespace: str, lease_s: float = 3.0, timeout_s: float = 0.2
+    url: str, predictor: AnyPredictor, *, namespace: str, lease_s: float = 3.0, timeout_s: float = 0.2
 ) -> AsyncIterator[Replica]:
     """A replica whose cache is Redis."""
     model = ServedModel(predictor, namespace=namespace, max_depth=64, max_reply_bytes=2**20)

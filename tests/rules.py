@@ -79,7 +79,7 @@ STARTING = frozenset(
     {"create_task", "ensure_future", "TaskGroup", "to_thread", "run_in_executor", "run_coroutine_threadsafe"}
     | {"Thread", "Process", "ThreadPoolExecutor", "ProcessPoolExecutor", "Popen", "fork"}
 )
-ENVIRONMENT = {f"{RESPONDER}/settings.py", "benchmarks/", "deploy/", "examples/"}
+ENVIRONMENT = {f"{CLIENT}/options.py", f"{RESPONDER}/settings.py", "benchmarks/", "deploy/", "examples/"}
 READING = frozenset({"environ", "environb", "getenv", "getenvb"})
 MOCKS = ("unittest.mock", "Magic" + "Mock", "monkeypatch." + "setattr", "mark." + "flaky")
 

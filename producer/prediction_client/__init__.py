@@ -17,13 +17,18 @@ from prediction_client.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
+from prediction_client.options import CallOptions, ClientOptions
 from prediction_client.prediction import Prediction
 from prediction_client.retry import NO_RETRIES, Retries, RetryBudget
+from prediction_schemas import CacheStatus
 
 __all__ = [
     "NO_RETRIES",
     "BlockingPredictionClient",
     "CacheMiss",
+    "CacheStatus",
+    "CallOptions",
+    "ClientOptions",
     "DeadlineExceeded",
     "InvalidArgument",
     "ModelFailed",

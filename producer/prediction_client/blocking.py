@@ -8,13 +8,15 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
 from prediction_client.client import PredictionClient
-from prediction_client.errors import NoBroker
+from prediction_client.errors import NoBroker, PredictionError
+from prediction_client.options import CallOptions, ClientOptions, environment_options
 from prediction_client.prediction import Prediction
+from prediction_client.typed import Output
 
 T = TypeVar("T")
 CLOSED = (
@@ -33,13 +35,13 @@ class BlockingPredictionClient:
         url, options: as `PredictionClient`.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         self._make: Callable[[], AbstractAsyncContextManager[PredictionClient]] = partial(
             PredictionClient, url, **options
         )
         self._pid = 0
         self._opening = threading.Lock()
-        self._is_open = False
+        self._is_open = self._is_connected = False
 
     @classmethod
     def of(cls, make: Callable[[], AbstractAsyncContextManager[PredictionClient]]) -> Self:
@@ -48,10 +50,26 @@ class BlockingPredictionClient:
         one._make = make
         return one
 
+    @classmethod
+    def connect(cls, url: str, **options: Unpack[ClientOptions]) -> Self:
+        """Create a client and open it, for programs that cannot use `with`. Close it with `close()`."""
+        client = cls(url, **options).__enter__()
+        client._is_connected = True
+        return client
+
+    @classmethod
+    def from_environment(cls, **options: Unpack[ClientOptions]) -> Self:
+        """See `PredictionClient.from_environment`: `with` opens it."""
+        url, chosen = environment_options(options)
+        return cls(url, **chosen)
+
     def __repr__(self) -> str:
         return f"<Blocking {getattr(self, '_client', 'not entered')!r}>"
 
     def __enter__(self) -> Self:
+        if self._is_connected:
+            self._is_connected = False
+            return self
         if self._pid:
             msg = "a client can be entered only once; create a new one"
             raise RuntimeError(msg)
@@ -88,34 +106,90 @@ class BlockingPredictionClient:
             self._end()
 
     @overload
-    def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+    def predict(
+        self, model: str, features: BaseModel | Any, *, output: Output[T], **options: Unpack[CallOptions]
+    ) -> T: ...
 
     @overload
-    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+    def predict(
+        self, model: str, features: BaseModel | Any, *, output: None = None, **options: Unpack[CallOptions]
+    ) -> Any: ...
 
-    def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any:
+    def predict(
+        self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """See `PredictionClient.predict`."""
-        return self._run(lambda: self._client.predict(model, features, **options))
+        return self._run(lambda: self._client.predict(model, features, output=output, **options))
 
-    def ask(self, model: str, features: BaseModel | Any, **options: Any) -> Prediction:
+    @overload
+    def ask(
+        self, model: str, features: BaseModel | Any, *, output: Output[T], **options: Unpack[CallOptions]
+    ) -> Prediction[T]: ...
+
+    @overload
+    def ask(
+        self, model: str, features: BaseModel | Any, *, output: None = None, **options: Unpack[CallOptions]
+    ) -> Prediction[Any]: ...
+
+    def ask(
+        self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Unpack[CallOptions]
+    ) -> Prediction[Any]:
         """See `PredictionClient.ask`."""
-        return self._run(lambda: self._client.ask(model, features, **options))
+        return self._run(lambda: self._client.ask(model, features, output=output, **options))
 
     @overload
-    def predict_many(self, model: str, inputs: Iterable[Any], *, output: type[T], **options: Any) -> list[T]: ...
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: Literal[True],
+        **options: Unpack[CallOptions],
+    ) -> list[T | PredictionError]: ...
 
     @overload
-    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> list[T]: ...
 
-    def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]:
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: None = None,
+        return_errors: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]: ...
+
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Any = None,
+        return_errors: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]:
         """See `PredictionClient.predict_many`; all inputs are read before the first request is sent."""
         every = list(inputs)  # in the caller's thread: the iterable may be slow, or a database query
-        return self._run(lambda: self._client.predict_many(model, every, **options))
+        many: Callable[..., Coroutine[Any, Any, list[Any]]] = self._client.predict_many
+        return self._run(lambda: many(model, every, output=output, return_errors=return_errors, **options))
 
-    def warm(self, model: str, inputs: Iterable[Any], **options: Any) -> int:
+    def warm(
+        self, model: str, inputs: Iterable[Any], *, timeout_s: float | None = None, tenant: str | None = None
+    ) -> int:
         """See `PredictionClient.warm`; all inputs are read before the first request is sent."""
         every = list(inputs)
-        return self._run(lambda: self._client.warm(model, every, **options))
+        return self._run(lambda: self._client.warm(model, every, timeout_s=timeout_s, tenant=tenant))
 
     async def _enter(self) -> PredictionClient:
         return await self._stack.enter_async_context(self._make())

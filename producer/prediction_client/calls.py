@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from amqp_lane import Consumer, Fate, Message
 from prediction_client.errors import DeadlineExceeded, OutcomeUnknown, PredictionError
@@ -49,7 +50,7 @@ class Calls:
     def __init__(self) -> None:
         session = secrets.token_hex(6).encode()
         self._ids = (b"%b-%d" % (session, number) for number in itertools.count(1))
-        self._waiting: dict[bytes, asyncio.Future[Prediction]] = {}
+        self._waiting: dict[bytes, asyncio.Future[Prediction[Any]]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -58,9 +59,9 @@ class Calls:
         """The correlation id of a new call."""
         return next(self._ids)
 
-    def begin(self, identifier: bytes) -> "asyncio.Future[Prediction]":
+    def begin(self, identifier: bytes) -> "asyncio.Future[Prediction[Any]]":
         """Register a call; return the future of its result."""
-        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Prediction[Any]] = asyncio.get_running_loop().create_future()
         self._waiting[identifier] = future
         return future
 
@@ -68,7 +69,7 @@ class Calls:
         """Remove a call."""
         del self._waiting[identifier]
 
-    def resolve(self, identifier: bytes, outcome: Prediction | PredictionError) -> None:
+    def resolve(self, identifier: bytes, outcome: Prediction[Any] | PredictionError) -> None:
         """Set the outcome of a call. A late or duplicate reply finds no waiting call, and is dropped."""
         future = self._waiting.get(identifier)
         if future is None or future.done():

@@ -3,25 +3,27 @@
 import asyncio
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
 from amqp_lane import Message, Transport
+from prediction_client.attempts import Attempts
 from prediction_client.calls import Room
-from prediction_client.errors import DeadlineExceeded, OutcomeUnknown, PredictionError
+from prediction_client.errors import DeadlineExceeded, PredictionError
 from prediction_client.many import call_for_each, publish_and_confirm
+from prediction_client.options import CallOptions, ClientOptions, environment_options
 from prediction_client.prediction import Prediction
 from prediction_client.reply_channel import Broker
 from prediction_client.request import encode_input
 from prediction_client.retry import Retries, RetryBudget
 from prediction_client.session import Session
-from prediction_client.typed import adapter_of, convert
+from prediction_client.typed import Output, adapter_of, convert
 from prediction_schemas.wire import REPLY_PREFIX
 
-_NOT_TAKEN = frozenset({"UNKNOWN_MODEL", "NO_BROKER", "RESOURCE_EXHAUSTED"})
 T = TypeVar("T")
 
 
@@ -69,32 +71,69 @@ class PredictionClient:
         self._timeout_s = _check_timeout(timeout_s)
         self._connect_timeout_s = connect_timeout_s
         self._max_in_flight = max_in_flight
-        self._room = Room(max_in_flight)
-        self._retries = retries or Retries()
-        # One lost connection fails all calls in flight: the budget allows a retry of each.
-        self._budget = retry_budget or RetryBudget(burst=max(100.0, max_in_flight))
         broker = Broker(url, namespace, exchange, reply_exchange, reply_prefix, user_id)
         self._session = Session(broker, transport)
+        # One lost connection fails all calls in flight: the budget allows a retry of each.
+        budget = retry_budget or RetryBudget(burst=max(100.0, max_in_flight))
+        self._attempts = Attempts(self._session, Room(max_in_flight), retries or Retries(), budget)
+        self._is_connected = False
+
+    @classmethod
+    async def connect(cls, url: str, **options: Unpack[ClientOptions]) -> Self:
+        """Create a client and open it, for programs that cannot use `async with`. Close it with `close()`.
+
+        Args:
+            url, options: see `PredictionClient`.
+
+        Raises:
+            NoBroker: the broker cannot be reached within `connect_timeout_s`.
+        """
+        client = cls(url, **options)
+        await client.__aenter__()
+        client._is_connected = True
+        return client
+
+    @classmethod
+    def from_environment(cls, **options: Unpack[ClientOptions]) -> Self:
+        """A client of the broker at AMQP_URL, in the namespace RESPONDER_NAMESPACE: `async with` opens it.
+
+        Args:
+            options: see `PredictionClient`; they go before the environment.
+        """
+        url, chosen = environment_options(options)
+        return cls(url, **chosen)
 
     def __repr__(self) -> str:
         return f"<PredictionClient {self._session!r}>"
 
     async def __aenter__(self) -> Self:
-        await self._session.open(self._connect_timeout_s)
+        if not self._is_connected:
+            await self._session.open(self._connect_timeout_s)
+        self._is_connected = False
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the client. Calls that wait end with OutcomeUnknown, later ones with NoBroker."""
         await self._session.close()
 
     @overload
-    async def predict(self, model: str, features: BaseModel | Any, *, output: type[T], **options: Any) -> T: ...
+    async def predict(
+        self, model: str, features: BaseModel | Any, *, output: Output[T], **options: Unpack[CallOptions]
+    ) -> T: ...
 
     @overload
-    async def predict(self, model: str, features: BaseModel | Any, **options: Any) -> Any: ...
+    async def predict(
+        self, model: str, features: BaseModel | Any, *, output: None = None, **options: Unpack[CallOptions]
+    ) -> Any: ...
 
-    async def predict(self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Any) -> Any:
+    async def predict(
+        self, model: str, features: BaseModel | Any, *, output: Any = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """The model's output for one input.
 
         Args:
@@ -102,24 +141,36 @@ class PredictionClient:
                 by default.
             options: see `ask`.
         """
-        adapter = adapter_of(output)
-        return convert((await self.ask(model, features, **options)).value, adapter, output)
+        return (await self.ask(model, features, output=output, **options)).value
+
+    @overload
+    async def ask(
+        self, model: str, features: BaseModel | Any, *, output: Output[T], **options: Unpack[CallOptions]
+    ) -> Prediction[T]: ...
+
+    @overload
+    async def ask(
+        self, model: str, features: BaseModel | Any, *, output: None = None, **options: Unpack[CallOptions]
+    ) -> Prediction[Any]: ...
 
     async def ask(
         self,
         model: str,
         features: BaseModel | Any,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent with the request as its deadline
+        output: Any = None,
+        timeout_s: float | None = None,
         cache_control: str | None = None,
         tenant: str | None = None,
-    ) -> Prediction:
+    ) -> Prediction[Any]:
         """Request a prediction, with its cache status, age and model version.
 
         Args:
             model: the model's name.
             features: a pydantic model or a JSON value.
-            timeout: seconds; the responder drops work for which no caller waits any more.
+            output: see `predict`.
+            timeout_s: seconds that the caller waits, retries included. It is sent with the request: the responder drops
+                work for which no caller waits any more.
             cache_control: RFC 9111 request directives, e.g. `no-cache` or `max-age=5`.
             tenant: the cache namespace of the answer.
 
@@ -127,49 +178,55 @@ class PredictionClient:
             UnknownModel: no queue takes requests for this model.
             DeadlineExceeded: no answer in time.
             OutcomeUnknown: the connection was lost; the model may or may not have been called.
-            PredictionError: see `prediction_client.errors`.
+            PredictionError: see `prediction_client.errors`; each has the model and the correlation id of the call.
             ValueError: the timeout is not finite.
         """
-        timeout_s = self._timeout_s if timeout is None else _check_timeout(timeout)
-        loop = asyncio.get_running_loop()
-        deadline, attempt, identifier = loop.time() + timeout_s, 1, self._session.new_id()
-        unknown: OutcomeUnknown | None = None
-        body = encode_input(features)
-        if timeout_s <= 0:
-            msg = f"no answer from {model!r} in time: nothing was sent, because the timeout is {timeout_s:g} s"
-            raise DeadlineExceeded(msg)
-        self._budget.note_call()
-        while True:
-            await self._room.enter(deadline)
-            try:
-                return await self._session.attempt(identifier, model, body, deadline, cache_control, tenant)
-            except PredictionError as error:
-                unknown = error if isinstance(error, OutcomeUnknown) else unknown
-                delay_s = self._retries.delay_s(error, attempt, deadline - loop.time())
-                if delay_s is None or not self._budget.take():
-                    if unknown is not None and error.code in _NOT_TAKEN:
-                        # The broker did not take this attempt, but it may have taken an earlier one.
-                        raise OutcomeUnknown(f"{unknown.message}; the last attempt failed: {error.message}") from error
-                    raise
-            finally:
-                self._room.leave()
-            if not await self._session.pause(delay_s) and unknown is not None:
-                raise unknown
-            self._session.check_open()
-            attempt += 1
+        limit_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        adapter, identifier = adapter_of(output), self._session.new_id()
+        deadline = asyncio.get_running_loop().time() + limit_s
+        try:
+            body = encode_input(features)
+            if limit_s <= 0:
+                msg = f"no answer from {model!r} in time: nothing was sent, because the timeout is {limit_s:g} s"
+                raise DeadlineExceeded(msg)
+            reply = await self._attempts.run(identifier, model, body, deadline, cache_control, tenant)
+            return reply if adapter is None else replace(reply, value=convert(reply.value, adapter, output))
+        except PredictionError as error:
+            error.model, error.correlation_id = model, identifier.decode()
+            raise
 
     @overload
     async def predict_many(
-        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["raise"] = "raise", **options: Any
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: Literal[True],
+        **options: Unpack[CallOptions],
+    ) -> list[T | PredictionError]: ...
+
+    @overload
+    async def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> list[T]: ...
 
     @overload
     async def predict_many(
-        self, model: str, inputs: Iterable[Any], *, output: type[T], errors: Literal["return"], **options: Any
-    ) -> list[T | PredictionError]: ...
-
-    @overload
-    async def predict_many(self, model: str, inputs: Iterable[Any], **options: Any) -> list[Any]: ...
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: None = None,
+        return_errors: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]: ...
 
     async def predict_many(
         self,
@@ -177,40 +234,36 @@ class PredictionClient:
         inputs: Iterable[Any],
         *,
         output: Any = None,
-        errors: Literal["raise", "return"] = "raise",
-        **options: Any,
+        return_errors: bool = False,
+        **options: Unpack[CallOptions],
     ) -> list[Any]:
         """The model's outputs, in the order of the inputs; at most `max_in_flight` calls run at once.
 
         Args:
             inputs: may be a large or endless iterable; it is read as answers come.
             output: see `predict`.
-            errors: `raise` raises the first error and cancels the other calls; `return` puts errors into the list.
+            return_errors: put a `PredictionError` in the place of each answer that failed. By default the first one is
+                raised, and the other calls are cancelled.
             options: see `ask`; the timeout applies to each call.
         """
         call = partial(self.predict, model, output=output, **options)
-        return await call_for_each(call, inputs, at_once=self._max_in_flight, errors=errors)
+        return await call_for_each(call, inputs, at_once=self._max_in_flight, return_errors=return_errors)
 
     async def warm(
-        self,
-        model: str,
-        inputs: Iterable[Any],
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent with each request
-        tenant: str | None = None,
+        self, model: str, inputs: Iterable[Any], *, timeout_s: float | None = None, tenant: str | None = None
     ) -> int:
         """Have answers computed and cached without waiting for them; return the number of requests.
 
         It returns when the broker has confirmed all requests, which may be before the answers are computed.
 
         Args:
-            timeout: seconds after which the responder drops requests that it has not started.
+            timeout_s: seconds after which the responder drops requests that it has not started.
 
         Raises:
             UnknownModel, ResourceExhausted, OutcomeUnknown: the broker did not take a request; the first such error.
             NoBroker: the client is not open.
         """
-        left_s = self._timeout_s if timeout is None else _check_timeout(timeout)
+        left_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
         loop = asyncio.get_running_loop()
 
         def message(one: Any) -> Message:
@@ -220,7 +273,11 @@ class PredictionClient:
                 model, body, left_s=left_s, give_up_at=give_up_at, tenant=tenant
             )
 
-        return await publish_and_confirm(self._session.channel.outbox, map(message, inputs), model)
+        try:
+            return await publish_and_confirm(self._session.channel.outbox, map(message, inputs), model)
+        except PredictionError as error:
+            error.model = model
+            raise
 
 
 def _check_timeout(timeout_s: float) -> float:

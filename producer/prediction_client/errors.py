@@ -11,7 +11,7 @@ PredictionError
 
 from typing import Any
 
-from prediction_schemas import Code, Failure
+from prediction_schemas import CacheStatus, Code, Failure
 
 
 class PredictionError(Exception):
@@ -23,6 +23,9 @@ class PredictionError(Exception):
         retry_after_s: how long to wait before that, if the responder said so.
         details: e.g. the invalid fields.
         status: the HTTP status for a gateway to answer with.
+        model: the model that was asked.
+        correlation_id: of the request, as it stands in the broker's and the responder's traces; None if none was made.
+        cache_status: where the reply came from (RFC 9211); None without a reply.
     """
 
     code = "UNKNOWN"
@@ -35,6 +38,7 @@ class PredictionError(Exception):
         retryable: bool = False,
         retry_after_s: float | None = None,
         details: dict[str, Any] | None = None,
+        cache_status: CacheStatus | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -42,6 +46,9 @@ class PredictionError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.details = details or {}
+        self.cache_status = cache_status
+        self.model: str | None = None
+        self.correlation_id: str | None = None
 
     @property
     def status(self) -> int:
@@ -121,7 +128,7 @@ _BY_STATUS: dict[int, type[PredictionError]] = {
 }
 
 
-def error_of(failure: Failure, retry_after_s: float | None) -> PredictionError:
+def error_of(failure: Failure, retry_after_s: float | None, cache_status: CacheStatus) -> PredictionError:
     """The typed error for an error reply; an unknown status becomes a plain PredictionError."""
     return _BY_STATUS.get(failure.status, PredictionError)(
         failure.message,
@@ -129,4 +136,5 @@ def error_of(failure: Failure, retry_after_s: float | None) -> PredictionError:
         retryable=failure.retryable,
         retry_after_s=retry_after_s,
         details=dict(failure.details),
+        cache_status=cache_status,
     )

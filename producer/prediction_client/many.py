@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from amqp_lane import Fate, Message, Publisher
 from prediction_client.errors import OutcomeUnknown, PredictionError, ResourceExhausted, UnknownModel
@@ -24,17 +24,14 @@ def error_of_fate(fate: Fate, model: str) -> PredictionError:
 
 
 async def call_for_each(
-    call: Callable[[Any], Awaitable[Any]], inputs: Iterable[Any], *, at_once: int, errors: Literal["raise", "return"]
+    call: Callable[[Any], Awaitable[Any]], inputs: Iterable[Any], *, at_once: int, return_errors: bool
 ) -> list[Any]:
     """Make a call for each input; return the results in the order of the inputs.
 
     Args:
         at_once: how many calls run at a time; inputs are read no faster.
-        errors: `raise` the first error and cancel the other calls, or `return` errors in the list.
+        return_errors: put errors into the list; otherwise the first one is raised, and the other calls are cancelled.
     """
-    if errors not in ("raise", "return"):
-        msg = f"errors must be 'raise' or 'return', not {errors!r}"
-        raise ValueError(msg)
     if isinstance(inputs, Sized):
         at_once = min(at_once, len(inputs))
     answers: dict[int, Any] = {}
@@ -45,7 +42,7 @@ async def call_for_each(
             try:
                 answers[number] = await call(one)
             except PredictionError as error:
-                if errors == "raise":
+                if not return_errors:
                     raise
                 answers[number] = error
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from amqp_lane import Delivery
 from prediction_client.errors import PredictionError, error_of
@@ -15,19 +15,22 @@ _NUMBER = re.compile(rb"[0-9]{1,15}")
 _MAX_HEADER_BYTES = 512
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Generic[T]):
     """A result and its source.
 
     Attributes:
-        value: the model's output, as a JSON value.
+        value: the model's output, as a JSON value or as the type that the caller asked for.
         cache_status: hit, miss or collapsed, and the remaining freshness (RFC 9211).
         age_s: the age of the answer in seconds; 0 for a new one.
         model, model_version: the model that answered.
         duration_ms: from receipt of the request by the responder to its reply.
     """
 
-    value: Any
+    value: T
     cache_status: CacheStatus
     age_s: int
     model: str
@@ -35,7 +38,7 @@ class Prediction:
     duration_ms: int
 
 
-def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
+def prediction_of(delivery: Delivery) -> Prediction[Any] | PredictionError:
     """Decode a reply."""
     headers, body = delivery.properties.headers, delivery.body or b""
     try:
@@ -44,7 +47,8 @@ def prediction_of(delivery: Delivery) -> Prediction | PredictionError:
         return PredictionError(str(error), code="MALFORMED_REPLY")
     if isinstance(reply, Failure):
         retry_after_ms = _number(_header(headers, RETRY_AFTER_MS))
-        return error_of(reply, None if retry_after_ms is None else retry_after_ms / 1000)
+        retry_after_s = None if retry_after_ms is None else retry_after_ms / 1000
+        return error_of(reply, retry_after_s, _status(_header(headers, CACHE_STATUS)))
     return Prediction(
         reply.value,
         _status(_header(headers, CACHE_STATUS)),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+from typing import Any
 
 from amqp_lane import Transport
 from prediction_client.calls import Calls
@@ -99,7 +100,7 @@ class Session:
         deadline: float,
         cache_control: str | None,
         tenant: str | None,
-    ) -> Prediction:
+    ) -> Prediction[Any]:
         """Send one request, and wait for the reply to it or to an earlier attempt of the same call."""
         loop = asyncio.get_running_loop()
         if not self.channel.inbox.is_consuming or self._closed.is_set():

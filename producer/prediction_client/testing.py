@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from amqp_lane import MemoryBroker
 from prediction_client.blocking import BlockingPredictionClient
 from prediction_client.client import PredictionClient
+from prediction_client.options import ClientOptions
 from prediction_responder import Responder, Settings
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import Servable
 
 
 class _NotFromTheEnvironment(Settings):
@@ -31,14 +32,15 @@ class _NotFromTheEnvironment(Settings):
 
 
 @asynccontextmanager
-async def answering(*predictors: Predictor, client: dict[str, Any] | None = None) -> AsyncIterator[PredictionClient]:
+async def answering(*predictors: Servable, client: ClientOptions | None = None) -> AsyncIterator[PredictionClient]:
     """A client whose calls are answered by these predictors, in this process.
 
     Args:
         predictors: the models; a call to any other model raises UnknownModel.
         client: options for `PredictionClient`.
     """
-    broker, options = MemoryBroker(), client or {}
+    broker = MemoryBroker()
+    options: ClientOptions = {**(client or {}), "transport": broker}
     settings = _NotFromTheEnvironment.model_validate(
         {
             "AMQP_URL": "amqp://in.memory/",
@@ -49,14 +51,14 @@ async def answering(*predictors: Predictor, client: dict[str, Any] | None = None
     )
     async with (
         Responder(predictors, settings, transport=broker),
-        PredictionClient("", transport=broker, **options) as one,
+        PredictionClient("", **options) as one,
     ):
         yield one
 
 
 @contextmanager
 def answering_blocking(
-    *predictors: Predictor, client: dict[str, Any] | None = None
+    *predictors: Servable, client: ClientOptions | None = None
 ) -> Iterator[BlockingPredictionClient]:
     """The same for blocking code."""
     with BlockingPredictionClient.of(lambda: answering(*predictors, client=client)) as one:

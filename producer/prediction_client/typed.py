@@ -1,12 +1,15 @@
 """Conversion of a model's output to the type that the caller asks for."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from prediction_client.errors import PredictionError
+
+T = TypeVar("T")
+Output = type[T] | TypeAdapter[T]
 
 
 def adapter_of(output: Any) -> TypeAdapter[Any] | None:

@@ -18,7 +18,8 @@ from prediction_responder.execution.served import ModelNotLoaded, ServedModel
 from prediction_responder.extras import extra
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import REPLICA_BYTES, Leases
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.discovery import check_predictors
+from prediction_responder.model.predictor import Servable
 from prediction_responder.observe.events import Observer
 from prediction_responder.observe.logs import logger
 from prediction_responder.settings import Settings
@@ -39,14 +40,14 @@ class Responder:
     It serves once it is entered. Leaving drains it: no request is lost, and it takes at most the grace period.
 
     Args:
-        predictors: what to serve.
+        predictors: what to serve; functions and classes with `@predictor`.
         settings: see `prediction_responder.settings`; read from the environment by default.
         transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
     """
 
     def __init__(
         self,
-        predictors: Sequence[Predictor],
+        predictors: Sequence[Servable],
         settings: Settings | None = None,
         *,
         transport: Transport | None = None,
@@ -68,7 +69,7 @@ class Responder:
                 keep_s=self._settings.keep_s,
                 on_call=self._observer.count_model_call,
             )
-            for one in predictors
+            for one in check_predictors(predictors)
         ]
         self._stack = AsyncExitStack()
         self._inbox = self._build_inbox()

@@ -11,7 +11,7 @@ import typer
 
 from prediction_responder.extras import DISTRIBUTION, MissingExtra
 from prediction_responder.model.discovery import find_predictors
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.model.signature import InvalidPredictor, problem_with_name
 from prediction_responder.observe.log_output import set_up_logs
 from prediction_responder.operate.check import check as facts_of
@@ -216,7 +216,7 @@ def _settings() -> Settings:
         _wrong_usage(str(error))
 
 
-def _load(models: list[str]) -> tuple[list[Predictor], Settings]:
+def _load(models: list[str]) -> tuple[list[AnyPredictor], Settings]:
     try:
         return find_predictors(models), _settings()
     except InvalidPredictor as error:

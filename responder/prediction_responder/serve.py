@@ -14,7 +14,7 @@ from prediction_responder.cache.redis import UnsuitableCache
 from prediction_responder.cache.redis_link import InvalidCacheUrl
 from prediction_responder.execution.served import ModelNotLoaded
 from prediction_responder.execution.threads import THREAD_PREFIX
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.observe.logs import logger
 from prediction_responder.settings import Settings
 
@@ -25,7 +25,7 @@ YOUNG_OBJECTS = 5_000
 LINGER_S = 0.5
 
 
-def run(predictors: list[Predictor], settings: Settings) -> int:
+def run(predictors: list[AnyPredictor], settings: Settings) -> int:
     """Serve until a signal to stop.
 
     Returns:
@@ -38,7 +38,7 @@ def run(predictors: list[Predictor], settings: Settings) -> int:
     return uvloop.run(_serve_and_leave(predictors, settings))
 
 
-async def _serve_and_leave(predictors: list[Predictor], settings: Settings) -> int:
+async def _serve_and_leave(predictors: list[AnyPredictor], settings: Settings) -> int:
     status = await _serve(predictors, settings)
     # A thread cannot be stopped, and the interpreter would wait for ever for one that a model blocks: the model's own
     # threads, and those of the event loop, where `asyncio.to_thread` runs.
@@ -49,7 +49,7 @@ async def _serve_and_leave(predictors: list[Predictor], settings: Settings) -> i
     return status
 
 
-async def _serve(predictors: list[Predictor], settings: Settings) -> int:
+async def _serve(predictors: list[AnyPredictor], settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -108,7 +108,7 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-async def _announce(responder: Responder, predictors: list[Predictor], stop: asyncio.Event) -> None:
+async def _announce(responder: Responder, predictors: list[AnyPredictor], stop: asyncio.Event) -> None:
     """Log when it is ready, unless a signal comes first."""
     ready = asyncio.ensure_future(responder.ready())
     stopped = asyncio.ensure_future(stop.wait())

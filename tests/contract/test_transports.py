@@ -18,7 +18,7 @@ from prediction_client import (
     UnknownModel,
 )
 from prediction_client.testing import answering_blocking
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from tests.fakes import GatedModel
 from tests.models import oracle
 from tests.real import embedded, settings, until
@@ -34,7 +34,7 @@ def serve(request: pytest.FixtureRequest, answering: Serve, namespace: str) -> S
     servers: Servers = request.getfixturevalue("servers")
 
     @asynccontextmanager
-    async def serve(predictor: Predictor, client: dict[str, Any] | None = None) -> AsyncIterator[PredictionClient]:
+    async def serve(predictor: AnyPredictor, client: dict[str, Any] | None = None) -> AsyncIterator[PredictionClient]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(embedded(predictor, settings(servers, namespace)))
             options = {"namespace": namespace} | (client or {})
@@ -79,7 +79,7 @@ ERRORS: dict[str, tuple[Callable[[PredictionClient], Awaitable[Any]], type[Excep
     "a model that raises": (lambda client: client.ask("oracle", {"number": 1, "ending": "raise"}), ModelFailed),
     "a model that is not there": (lambda client: client.ask("nobody", {}), UnknownModel),
     "too little time": (
-        lambda client: client.ask("oracle", {"number": 2, "seconds": 2}, timeout=0.2),
+        lambda client: client.ask("oracle", {"number": 2, "seconds": 2}, timeout_s=0.2),
         DeadlineExceeded,
     ),
 }

@@ -36,7 +36,7 @@ async def test_a_hot_key_never_waits_for_its_model_after_the_first_answer(
     async def ask(client: PredictionClient) -> None:
         nonlocal worst_s
         began = loop.time()
-        prediction = await client.ask("fresh", hot, timeout=10)
+        prediction = await client.ask("fresh", hot, timeout_s=10)
         assert prediction.value == {"square": 1}
         waited[prediction.cache_status.kind] += 1
         worst_s = max(worst_s, loop.time() - began)

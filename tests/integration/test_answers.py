@@ -26,7 +26,7 @@ async def test_a_thousand_identical_requests_are_one_model_call(
 
             async def ask() -> object:
                 began = time.perf_counter()
-                value = await client.predict("oracle", {"number": 7, "seconds": 1.0}, timeout=20)
+                value = await client.predict("oracle", {"number": 7, "seconds": 1.0}, timeout_s=20)
                 took.append(time.perf_counter() - began)
                 return value
 
@@ -45,8 +45,8 @@ async def test_a_repeated_request_is_answered_from_the_cache(servers: Servers, n
         embedded(model.predictor(), settings(servers, namespace, **values)),
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
-        first = await client.ask("echo", {"text": "a"}, timeout=10)
-        second = await client.ask("echo", {"weight": 1, "text": "a"}, timeout=10)
+        first = await client.ask("echo", {"text": "a"}, timeout_s=10)
+        second = await client.ask("echo", {"weight": 1, "text": "a"}, timeout_s=10)
     assert (first.value, second.value) == ({"text": "a"}, {"text": "a"})
     assert (first.cache_status.kind, second.cache_status.kind) == ("miss", "hit")
     assert (second.model, second.model_version, second.age_s) == ("echo", "1", 0)
@@ -56,19 +56,19 @@ async def test_a_repeated_request_is_answered_from_the_cache(servers: Servers, n
 async def ask_while_it_is_cached(client: PredictionClient) -> None:
     """Again and again, for nothing but what is cached."""
     while True:
-        await client.ask("echo", {"text": "a"}, timeout=10, cache_control="only-if-cached")
+        await client.ask("echo", {"text": "a"}, timeout_s=10, cache_control="only-if-cached")
 
 
 async def test_an_answer_expires_with_its_time_to_live(servers: Servers, namespace: str) -> None:
     """One call per key and window; those who take nothing but what is cached have it refreshed for nobody."""
     model = GatedModel(is_open=True)
     async with (
-        embedded(model.predictor(ttl=0.3), settings(servers, namespace)),
+        embedded(model.predictor(ttl_s=0.3), settings(servers, namespace)),
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
         began = time.monotonic()
         for _ in range(4):
-            assert (await client.ask("echo", {"text": "a"}, timeout=10)).cache_status.kind == "miss"
+            assert (await client.ask("echo", {"text": "a"}, timeout_s=10)).cache_status.kind == "miss"
             with pytest.raises(PredictionError, match="nothing usable is cached"):
                 await ask_while_it_is_cached(client)
     assert time.monotonic() - began >= 4 * 0.9 * 0.3
@@ -83,9 +83,9 @@ async def test_a_cancelled_requester_disturbs_nobody(servers: Servers, namespace
         embedded(model.predictor(), settings(servers, namespace)),
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
-        leader = asyncio.create_task(client.predict("echo", {"text": "a"}, timeout=10))
+        leader = asyncio.create_task(client.predict("echo", {"text": "a"}, timeout_s=10))
         await model.begun.wait()
-        followers = [asyncio.create_task(client.predict("echo", {"text": "a"}, timeout=10)) for _ in range(5)]
+        followers = [asyncio.create_task(client.predict("echo", {"text": "a"}, timeout_s=10)) for _ in range(5)]
         await asyncio.sleep(0)
         cancelled = leader if who == "leader" else followers[0]
         cancelled.cancel()
@@ -211,7 +211,7 @@ async def test_an_unknown_model_is_a_typed_error(pace: Pace, servers: Servers, n
     async with PredictionClient(servers.amqp_url, namespace=namespace) as client:
         began = time.monotonic()
         with pytest.raises(UnknownModel, match="'nobody'"):
-            await client.predict("nobody", {}, timeout=10)
+            await client.predict("nobody", {}, timeout_s=10)
         assert time.monotonic() - began < 2 * pace.now()
 
 
@@ -228,7 +228,7 @@ async def test_redis_empty_stopped_and_stopped_in_the_middle_costs_no_answer(
 
             async def ask(number: int) -> float:
                 began = time.perf_counter()
-                assert await client.predict("oracle", {"number": number}, timeout=10) == {"square": number**2}
+                assert await client.predict("oracle", {"number": number}, timeout_s=10) == {"square": number**2}
                 return time.perf_counter() - began
 
             empty = [await ask(number) for number in range(20)]
@@ -239,7 +239,7 @@ async def test_redis_empty_stopped_and_stopped_in_the_middle_costs_no_answer(
             stopped = [await ask(number) for number in range(20)]
             redis.start()
             async with asyncio.timeout(2):
-                while (await client.ask("oracle", {"number": 1}, timeout=10)).cache_status.kind != "hit":
+                while (await client.ask("oracle", {"number": 1}, timeout_s=10)).cache_status.kind != "hit":
                     pass
     assert max(empty) < 1.0 * pace.now()
     assert max(stopped) < 0.2 * pace.now()
@@ -252,14 +252,14 @@ async def test_a_frozen_redis_delays_by_the_operation_timeout_and_no_more(
     with own_redis(tmp_path) as redis:
         chosen = settings(servers, namespace, REDIS_URL=redis.url, redis_timeout_s=0.2)
         async with embedded(oracle, chosen), PredictionClient(servers.amqp_url, namespace=namespace) as client:
-            await client.predict("oracle", {"number": 1}, timeout=10)
+            await client.predict("oracle", {"number": 1}, timeout_s=10)
             redis.freeze()
             began = time.perf_counter()
-            assert await client.predict("oracle", {"number": 1}, timeout=10) == {"square": 1}
+            assert await client.predict("oracle", {"number": 1}, timeout_s=10) == {"square": 1}
             took = time.perf_counter() - began
             began = time.perf_counter()
             for _ in range(20):
-                await client.predict("oracle", {"number": 1}, timeout=10)
+                await client.predict("oracle", {"number": 1}, timeout_s=10)
             later = (time.perf_counter() - began) / 20
             redis.thaw()
     assert took < 0.2 + 0.3 * pace.now()
@@ -274,7 +274,7 @@ async def test_two_tenants_get_their_own_answers(servers: Servers, namespace: st
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
         kinds = [
-            (await client.ask("echo", {"text": "a"}, tenant=tenant, timeout=10)).cache_status.kind
+            (await client.ask("echo", {"text": "a"}, tenant=tenant, timeout_s=10)).cache_status.kind
             for tenant in ("one", "two", "one", None)
         ]
     assert kinds == ["miss", "miss", "hit", "miss"]

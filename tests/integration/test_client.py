@@ -73,7 +73,7 @@ async def test_many_calls_end_with_the_first_error_or_return_them_all(servers: S
         inputs = [{"number": 1}, {"number": "x"}, {"number": 3}]
         with pytest.raises(InvalidArgument):
             await client.predict_many("oracle", inputs)
-        first, second, third = await client.predict_many("oracle", inputs, errors="return")
+        first, second, third = await client.predict_many("oracle", inputs, return_errors=True)
         assert (first, third) == ({"square": 1}, {"square": 9})
         assert isinstance(second, InvalidArgument)
         await until(lambda: "waiting=0" in repr(client))
@@ -93,14 +93,14 @@ async def test_what_may_pass_is_tried_again_and_nothing_else(
         broken.touch()
         with pytest.raises(Unavailable):
             await impatient.predict("fresh", {"number": 7})
-        call = asyncio.create_task(client.predict("fresh", {"number": 7}, timeout=20))
+        call = asyncio.create_task(client.predict("fresh", {"number": 7}, timeout_s=20))
         await until(lambda: len(events(tmp_path, "fail")) >= 2)
         broken.unlink()
         assert await call == {"square": 49}
         with pytest.raises(InvalidArgument):
             await client.predict("fresh", {"number": "x"})
         with pytest.raises(DeadlineExceeded):
-            await client.predict("fresh", {"number": 8, "seconds": 3}, timeout=0.3)
+            await client.predict("fresh", {"number": 8, "seconds": 3}, timeout_s=0.3)
 
 
 async def test_no_more_are_in_flight_than_was_said(servers: Servers, namespace: str) -> None:
@@ -113,7 +113,7 @@ async def test_no_more_are_in_flight_than_was_said(servers: Servers, namespace: 
         calls = [asyncio.create_task(client.predict("echo", {"text": str(number)})) for number in range(5)]
         await until(lambda: responder.unsettled == 2)
         with pytest.raises(DeadlineExceeded, match="max_in_flight"):
-            await client.predict("echo", {"text": "late"}, timeout=0.1)
+            await client.predict("echo", {"text": "late"}, timeout_s=0.1)
         assert responder.unsettled == 2
         model.gate.set()
         assert await asyncio.gather(*calls) == [{"text": str(number)} for number in range(5)]
@@ -144,8 +144,8 @@ async def test_the_caller_s_trace_travels_with_the_request(servers: Servers, nam
     ):
         asked = await foreign.channel.declare_queue(queue, exclusive=True)
         with trace.use_span(NonRecordingSpan(span)):
-            calls = [asyncio.create_task(client.predict("traced", {}, timeout=5))]
-        calls.append(asyncio.create_task(client.predict("traced", {}, timeout=5)))
+            calls = [asyncio.create_task(client.predict("traced", {}, timeout_s=5))]
+        calls.append(asyncio.create_task(client.predict("traced", {}, timeout_s=5)))
         seen: list[object] = []
         async with asyncio.timeout(5), asked.iterator(no_ack=True) as messages:
             async for message in messages:
@@ -192,7 +192,7 @@ async def test_a_broker_that_restarts_under_ten_thousand_calls_loses_none_of_the
 
                 async def call(number: int) -> None:
                     try:
-                        answer = await client.predict("oracle", {"number": number}, timeout=60)
+                        answer = await client.predict("oracle", {"number": number}, timeout_s=60)
                     except PredictionError as error:
                         endings[error.code] += 1
                     else:
@@ -205,7 +205,7 @@ async def test_a_broker_that_restarts_under_ten_thousand_calls_loses_none_of_the
                 broker.start()
                 await asyncio.gather(*calls)
                 took_s = time.monotonic() - began
-                assert await client.predict("oracle", {"number": 3}, timeout=20) == {"square": 9}
+                assert await client.predict("oracle", {"number": 3}, timeout_s=20) == {"square": 9}
                 assert "waiting=0" in repr(client)
     report("calls while the broker restarts", dict(endings) | {"seconds": round(took_s, 1)})
     assert endings.total() == 10_000
@@ -315,7 +315,7 @@ async def test_one_lost_connection_fails_no_call(servers: Servers, namespace: st
         PredictionClient(proxy.url(servers.amqp_url), namespace=namespace) as client,
     ):
         calls = [
-            asyncio.ensure_future(client.predict("oracle", {"number": 3, "seconds": 1.5}, timeout=30))
+            asyncio.ensure_future(client.predict("oracle", {"number": 3, "seconds": 1.5}, timeout_s=30))
             for _ in range(1000)
         ]
         await until(lambda: "waiting=1000" in repr(client) and not client._session.channel.outbox.unconfirmed)
@@ -343,7 +343,7 @@ async def test_a_cancelled_call_is_not_sent_any_more(servers: Servers, namespace
             if keeps_holding:
                 await until(lambda: client._session.channel.outbox.unconfirmed < 150)
             proxy.release("up")
-            await client.predict("echo", {"text": f"last, {keeps_holding}"}, timeout=30)
+            await client.predict("echo", {"text": f"last, {keeps_holding}"}, timeout_s=30)
             assert len(model.calls) - before < 150
 
 
@@ -374,12 +374,12 @@ async def test_why_nothing_arrives_is_said(servers: Servers, namespace: str) -> 
     for options, why in (({"exchange": f"{namespace}nowhere"}, "no exchange"), ({"user_id": "somebody"}, "user_id")):
         async with PredictionClient(servers.amqp_url, namespace=namespace, **options) as client:  # type: ignore[arg-type]
             with pytest.raises(PredictionError) as failed:
-                await client.predict("oracle", {"number": 1}, timeout=2)
+                await client.predict("oracle", {"number": 1}, timeout_s=2)
             if isinstance(failed.value, DeadlineExceeded):
                 assert why in failed.value.message
             async with asyncio.timeout(8):
                 with pytest.raises(PredictionError):
-                    await client.warm("oracle", [{"number": 1}], timeout=1)
+                    await client.warm("oracle", [{"number": 1}], timeout_s=1)
 
 
 async def test_what_may_have_run_is_not_called_failed(servers: Servers, namespace: str) -> None:
@@ -388,7 +388,7 @@ async def test_what_may_have_run_is_not_called_failed(servers: Servers, namespac
         queue = f"{namespace}predictions.gone"
         await other.channel.declare_queue(queue, durable=True)
         async with PredictionClient(proxy.url(servers.amqp_url), namespace=namespace) as client:
-            call = asyncio.ensure_future(client.predict("gone", {"number": 1}, timeout=20))
+            call = asyncio.ensure_future(client.predict("gone", {"number": 1}, timeout_s=20))
             assert await other.depth(queue, 1) == 1
             await other.channel.queue_delete(queue)
             proxy.cut()

@@ -43,7 +43,7 @@ def composed(engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 async def test_the_compose_file_answers_a_question(composed: str) -> None:
     """Broker, cache and responder in containers; a miss, then a hit out of their Redis."""
     async with PredictionClient(composed) as client:
-        first = await client.ask("price", {"pair": "ETH/EUR"}, timeout=30)
-        second = await client.ask("price", {"pair": "ETH/EUR"}, timeout=30)
+        first = await client.ask("price", {"pair": "ETH/EUR"}, timeout_s=30)
+        second = await client.ask("price", {"pair": "ETH/EUR"}, timeout_s=30)
     assert first.value == second.value
     assert (first.cache_status.kind, second.cache_status.kind) == ("miss", "hit")

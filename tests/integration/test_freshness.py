@@ -78,7 +78,7 @@ async def ask(
 ) -> str:
     """Ask, and say where the answer came from, or the error."""
     try:
-        prediction = await client.ask("fresh", task(number, ttl_s), cache_control=cache_control, timeout=10)
+        prediction = await client.ask("fresh", task(number, ttl_s), cache_control=cache_control, timeout_s=10)
     except PredictionError as error:
         return error.code
     assert prediction.value == {"square": number**2}
@@ -223,7 +223,7 @@ async def test_a_thousand_values_that_are_no_answers(servers: Servers, namespace
                 if not bad or bad[0] in (0, 6, 7):  # marks are not values
                     bad = b"garbage"
                 await redis.ask("SET", key.name, bad, "PX", 600_000)
-            answers = await asyncio.gather(*(client.ask("fresh", asked, timeout=20) for asked in tasks))
+            answers = await asyncio.gather(*(client.ask("fresh", asked, timeout_s=20) for asked in tasks))
         metrics = one.metrics()
     assert [answer.value for answer in answers] == [{"square": number**2} for number in range(1000)]
     assert {answer.cache_status.kind for answer in answers} == {"miss"}
@@ -239,7 +239,7 @@ async def test_a_thousand_settings_and_no_immortal_answer(servers: Servers, name
             ttl_s = chance.choice((0.0, 0.0001, chance.uniform(0.5, 100), 10 ** chance.uniform(0, 8)))
             stale_s, keep_s = (chance.choice((0.0, chance.uniform(0, 100), 10 ** chance.uniform(0, 8))) for _ in "ab")
 
-            @predictor(name=f"m{number}", ttl=ttl_s, stale_s=stale_s, keep_s=keep_s)
+            @predictor(name=f"m{number}", ttl_s=ttl_s, stale_s=stale_s, keep_s=keep_s)
             async def echo(question: Question) -> Echo:
                 return Echo(text=question.text)
 

@@ -74,7 +74,7 @@ async def test_a_forged_reply_hurts_no_other_call(servers: Servers, namespace: s
         }
         for body in (b'{"result": 1}', b"nonsense", b""):
             await forger.send(address, body, headers=odd, correlation_id="1")
-        assert await client.predict("echo", {"text": "a"}, timeout=10) == {"text": "a"}
+        assert await client.predict("echo", {"text": "a"}, timeout_s=10) == {"text": "a"}
 
 
 async def test_calls_in_flight_learn_at_once_that_their_connection_is_lost(
@@ -88,7 +88,7 @@ async def test_calls_in_flight_learn_at_once_that_their_connection_is_lost(
             embedded(model.predictor(), settings(local, namespace)),
             PredictionClient(broker.url, namespace=namespace, retries=NO_RETRIES) as client,
         ):
-            calls = [asyncio.create_task(client.predict("echo", {"text": "a"}, timeout=30)) for _ in range(10)]
+            calls = [asyncio.create_task(client.predict("echo", {"text": "a"}, timeout_s=30)) for _ in range(10)]
             await model.begun.wait()
             began = time.monotonic()
             await asyncio.to_thread(broker.control, "close_all_connections", "a test")
@@ -96,7 +96,7 @@ async def test_calls_in_flight_learn_at_once_that_their_connection_is_lost(
             assert all(isinstance(result, OutcomeUnknown) for result in results)
             assert time.monotonic() - began < 5 * pace.now()
             model.gate.set()
-            assert await client.predict("echo", {"text": "a"}, timeout=20) == {"text": "a"}
+            assert await client.predict("echo", {"text": "a"}, timeout_s=20) == {"text": "a"}
 
 
 async def test_a_closed_client_answers_at_once(servers: Servers, namespace: str) -> None:
@@ -104,12 +104,12 @@ async def test_a_closed_client_answers_at_once(servers: Servers, namespace: str)
     model = GatedModel()
     async with embedded(model.predictor(), settings(servers, namespace)):
         async with PredictionClient(servers.amqp_url, namespace=namespace) as client:
-            call = asyncio.create_task(client.predict("echo", {"text": "a"}, timeout=30))
+            call = asyncio.create_task(client.predict("echo", {"text": "a"}, timeout_s=30))
             await model.begun.wait()
         with pytest.raises(OutcomeUnknown):
             await call
         with pytest.raises(NoBroker):
-            await client.predict("echo", {"text": "a"}, timeout=30)
+            await client.predict("echo", {"text": "a"}, timeout_s=30)
         model.gate.set()
 
 
@@ -128,9 +128,9 @@ async def test_a_late_reply_is_dropped(servers: Servers, namespace: str) -> None
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
         with pytest.raises(DeadlineExceeded):
-            await client.predict("echo", {"text": "late"}, timeout=0.2)
+            await client.predict("echo", {"text": "late"}, timeout_s=0.2)
         model.gate.set()
-        assert await client.predict("echo", {"text": "a"}, timeout=10) == {"text": "a"}
+        assert await client.predict("echo", {"text": "a"}, timeout_s=10) == {"text": "a"}
         assert "waiting=0" in repr(client)
 
 
@@ -142,7 +142,7 @@ async def test_inputs_that_no_broker_takes_are_refused_before_they_are_sent(serv
             ("m" * 300, {}, "UNKNOWN_MODEL"),
         ):
             with pytest.raises(PredictionError) as refused:
-                await client.predict(model, features, timeout=10)
+                await client.predict(model, features, timeout_s=10)
             assert refused.value.code == code
 
 

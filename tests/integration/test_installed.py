@@ -43,7 +43,7 @@ FILES = {
         from schemas import Features, Price
         from settings import DEBUG
 
-        @predictor(name="price", ttl=60)
+        @predictor(name="price", ttl_s=60)
         def price(features: Features) -> Price:
             assert (HELLO, DEBUG) == ("hello", True)
             return Price(price=first_aid() * len(features.pair))
@@ -56,7 +56,7 @@ FILES = {
         from schemas import Features, Price
 
         with BlockingPredictionClient(os.environ["AMQP_URL"], namespace=os.environ["NAMESPACE"]) as client:
-            print(client.predict("price", Features(pair="ETH/EUR"), output=Price, timeout=20).price)
+            print(client.predict("price", Features(pair="ETH/EUR"), output=Price, timeout_s=20).price)
     """,
     "app.py": """
         import os
@@ -75,7 +75,7 @@ FILES = {
 
         @app.post("/price")
         async def price(features: Features) -> Price:
-            return await app.state.client.predict("price", features, output=Price, timeout=20)
+            return await app.state.client.predict("price", features, output=Price, timeout_s=20)
     """,
     "conftest.py": 'pytest_plugins = ["prediction_client.pytest_plugin"]',
     "test_mine.py": """

@@ -22,7 +22,7 @@ async def test_requests_leave_no_task_and_no_object_behind(servers: Servers, nam
     queue = f"{namespace}predictions.echo"
     async with (
         Witness.connected(servers.amqp_url) as witness,
-        embedded(model.predictor(ttl=600), settings(servers, namespace)) as responder,
+        embedded(model.predictor(ttl_s=600), settings(servers, namespace)) as responder,
     ):
 
         async def one_round() -> tuple[int, Counter[str]]:

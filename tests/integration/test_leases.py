@@ -151,7 +151,7 @@ async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers,
     chance = random.Random(4)
     version = 0
 
-    @predictor(name="echo", ttl=60)
+    @predictor(name="echo", ttl_s=60)
     async def echo(question: Question) -> Answer[Echo]:
         began_with = version
         await asyncio.sleep(chance.random() * 0.004)
@@ -193,7 +193,7 @@ async def test_a_late_answer_is_not_stored_over_a_newer_one(
     version, begun, gates = 0, list[int](), [asyncio.Event(), asyncio.Event()]
     gates[1].set()
 
-    @predictor(name="echo", ttl=60)
+    @predictor(name="echo", ttl_s=60)
     async def echo(question: Question) -> Answer[Echo]:
         mine = version
         begun.append(mine)
@@ -257,7 +257,7 @@ async def test_a_failure_reaches_all_replicas_at_once(pace: Pace, servers: Serve
     """Twenty followers on four replicas: one call, one error, nobody tries in turn."""
     calls = 0
 
-    @predictor(name="echo", ttl=60)
+    @predictor(name="echo", ttl_s=60)
     async def echo(question: Question) -> Echo:
         nonlocal calls
         calls += 1

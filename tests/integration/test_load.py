@@ -176,7 +176,7 @@ async def test_a_wrong_reply_makes_it_fail(servers: Servers, namespace: str, too
         assert "4 replies were wrong" in said
     calls = 0
 
-    @predictor(name="fickle", ttl=0)
+    @predictor(name="fickle", ttl_s=0)
     async def fickle(task: Task) -> Answer[Done]:
         nonlocal calls
         calls += 1
@@ -206,7 +206,7 @@ async def test_a_missing_reply_makes_it_fail(pace: Pace, servers: Servers, names
 async def test_thresholds_set_the_exit_status(servers: Servers, namespace: str, tool: Tool) -> None:
     """Of the latency and of typed errors, which are counted by code; an unknown model is one of them."""
 
-    @predictor(name="half", ttl=60)
+    @predictor(name="half", ttl_s=60)
     async def half(task: Task) -> Done:
         if task.number % 2:
             raise Unavailable(retry_after_s=1)

@@ -146,11 +146,11 @@ async def test_the_client_raises_typed_errors(servers: Servers, namespace: str) 
         PredictionClient(servers.amqp_url, namespace=namespace) as client,
     ):
         with pytest.raises(InvalidArgument) as invalid:
-            await client.predict("oracle", {"number": "x"}, timeout=10)
+            await client.predict("oracle", {"number": "x"}, timeout_s=10)
         assert invalid.value.details["fields"][0]["field"] == "number"
         with pytest.raises(Unavailable) as unavailable:
-            await client.predict("oracle", {"number": 1, "ending": "unavailable"}, timeout=10)
+            await client.predict("oracle", {"number": 1, "ending": "unavailable"}, timeout_s=10)
         assert unavailable.value.retry_after_s == 2.0
         assert unavailable.value.retryable
         with pytest.raises(ModelFailed, match="the model failed"):
-            await client.predict("oracle", {"number": 1, "ending": "raise"}, timeout=10)
+            await client.predict("oracle", {"number": 1, "ending": "raise"}, timeout_s=10)

@@ -214,7 +214,7 @@ async def test_who_asks_is_known(deployment: Deployment, responder: ResponderPro
     starts = len(recorded(deployment.folder, "start"))
     async with deployment.client("shop", user_id=None) as nobody:
         with pytest.raises(DeadlineExceeded):  # whose reply queue it is, nobody knows
-            await nobody.predict("oracle", {"number": 5}, timeout=1)
+            await nobody.predict("oracle", {"number": 5}, timeout_s=1)
     add_user_like(deployment.control, "shop", "thief")
     async with deployment.client("thief") as thief:
         with pytest.raises(PermissionDenied, match="'thief' may not ask"):

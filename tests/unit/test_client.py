@@ -16,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, computed_field
 from amqp_lane import MemoryBroker
 from prediction_client import (
     BlockingPredictionClient,
+    CacheStatus,
+    CallOptions,
     DeadlineExceeded,
     InvalidArgument,
     NoBroker,
     PredictionClient,
+    PredictionError,
     UnknownModel,
 )
+from prediction_client.options import LOCAL, environment_options
 from prediction_client.testing import answering
 from prediction_responder import predictor
 from tests.pace import Pace
@@ -50,7 +54,7 @@ class Verdict(BaseModel):
     range: tuple[int, int] = (1, 2)
 
 
-@predictor(name="judge", ttl=60)
+@predictor(name="judge", ttl_s=60)
 async def judge(query: Query) -> Verdict:
     """The beginning of a year."""
     return Verdict(when=datetime(2026, 1, 1, tzinfo=UTC))
@@ -70,12 +74,13 @@ async def test_models_survive_the_way_there_and_back() -> None:
 async def test_a_timeout_that_never_ends_is_refused(seconds: float) -> None:
     """And one that is over has nothing sent; one of a century is good."""
     async with answering(judge) as client:
-        for call in (client.predict, client.predict_many):
-            with pytest.raises(ValueError, match="a timeout must be a finite number of seconds"):
-                await call("judge", [{"pair": "a"}], timeout=seconds)
+        with pytest.raises(ValueError, match="a timeout must be a finite number of seconds"):
+            await client.predict("judge", {"pair": "a"}, timeout_s=seconds)
+        with pytest.raises(ValueError, match="a timeout must be a finite number of seconds"):
+            await client.predict_many("judge", [{"pair": "a"}], timeout_s=seconds)
         with pytest.raises(DeadlineExceeded):
-            await client.predict("judge", {"pair": "a"}, timeout=0)
-        assert await client.predict("judge", {"pair": "a"}, timeout=3e9)
+            await client.predict("judge", {"pair": "a"}, timeout_s=0)
+        assert await client.predict("judge", {"pair": "a"}, timeout_s=3e9)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +94,7 @@ async def test_a_timeout_that_never_ends_is_refused(seconds: float) -> None:
         ("judge", {"cache_control": "max-age=" + "9" * 2000}, InvalidArgument),
     ],
 )
-async def test_what_cannot_be_sent_is_a_typed_error(
-    model: str, options: dict[str, str], error: type[Exception]
-) -> None:
+async def test_what_cannot_be_sent_is_a_typed_error(model: str, options: CallOptions, error: type[Exception]) -> None:
     """At once, and of the kind that is not tried again. `dead` is where dead letters lie."""
     async with answering(judge) as client:
         with pytest.raises(error):
@@ -103,8 +106,8 @@ async def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="max_in_flight must be 1 or more"):
         PredictionClient("", max_in_flight=0)
     async with answering(judge) as client:
-        with pytest.raises(ValueError, match="errors must be 'raise' or 'return', not 'ignore'"):
-            await client.predict_many("judge", [{"pair": "a"}], errors="ignore")
+        with pytest.raises(TypeError, match="timout_s"):
+            await client.predict_many("judge", [{"pair": "a"}], timout_s=1)  # type: ignore[call-overload]
 
 
 async def test_a_client_is_entered_once() -> None:
@@ -129,7 +132,7 @@ async def test_a_call_between_two_attempts_takes_nobody_s_room() -> None:
     """And does not outlive its client."""
     from prediction_responder import Unavailable
 
-    @predictor(name="down", ttl=0)
+    @predictor(name="down", ttl_s=0)
     async def down(query: Query) -> Verdict:
         raise Unavailable(retry_after_s=5)
 
@@ -159,7 +162,7 @@ async def test_answers_in_memory_hear_nothing_of_the_environment(pace: Pace, mon
     async with answering(judge, stuck, client={"namespace": "prod."}) as client:
         await client.predict("judge", {"pair": "a"})
         with pytest.raises(DeadlineExceeded):
-            await client.predict("stuck", {"pair": "a"}, timeout=0.1)
+            await client.predict("stuck", {"pair": "a"}, timeout_s=0.1)
     assert asyncio.get_running_loop().time() - began < 3 * pace.now()
 
 
@@ -172,11 +175,11 @@ def test_inputs_of_a_blocking_client_are_read_in_its_caller_s_thread(
     def inputs(client: BlockingPredictionClient) -> Iterator[dict[str, str]]:
         for number in range(3):
             threads.add(threading.current_thread().name)
-            client.predict("judge", {"pair": f"before {number}"}, timeout=5)
+            client.predict("judge", {"pair": f"before {number}"}, timeout_s=5)
             yield {"pair": str(number)}
 
     with answering_blocking(judge) as client:
-        assert len(client.predict_many("judge", inputs(client), timeout=5)) == 3
+        assert len(client.predict_many("judge", inputs(client), timeout_s=5)) == 3
         assert client.warm("judge", inputs(client)) == 3
     assert threads == {threading.current_thread().name}
 
@@ -201,7 +204,7 @@ from tests.unit.test_client import judge
 
 def ask(client):
     with client:
-        return client.predict("judge", {"pair": "a"}, timeout=5)["range"]
+        return client.predict("judge", {"pair": "a"}, timeout_s=5)["range"]
 
 made = BlockingPredictionClient.of(lambda: answering(judge))
 opened = BlockingPredictionClient.of(lambda: answering(judge)).__enter__()
@@ -217,3 +220,69 @@ assert opened.predict("judge", {"pair": "a"})
 opened.close()
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=40, stdout=subprocess.DEVNULL)
+
+
+async def test_an_error_names_its_call() -> None:
+    """Model and correlation id; with a reply, also where it came from. Both faces, one call or many."""
+    async with answering(judge) as client:
+        with pytest.raises(InvalidArgument) as refused:
+            await client.predict("judge", {"pair": 7})
+        assert (refused.value.model, refused.value.cache_status) == ("judge", CacheStatus())
+        first = refused.value.correlation_id
+        [second] = await client.predict_many("judge", [{"pair": 7}], return_errors=True)
+        assert first
+        assert second.correlation_id not in (None, first)
+        with pytest.raises(UnknownModel) as unknown:
+            await client.ask("nobody", {})
+        assert (unknown.value.model, unknown.value.cache_status) == ("nobody", None)
+        with pytest.raises(InvalidArgument) as not_json:
+            await client.ask("judge", float("nan"))
+        assert not_json.value.model == "judge"
+        with pytest.raises(UnknownModel) as unwarmed:
+            await client.warm("nobody", [{}])
+        assert unwarmed.value.model == "nobody"
+
+
+async def test_ask_gives_the_value_in_the_type_that_is_asked_for() -> None:
+    """As `predict` does, with everything else of the reply."""
+    async with answering(judge) as client:
+        asked = {"pair": "a"}
+        plain = await client.ask("judge", asked)
+        typed = await client.ask("judge", asked, output=dict[str, Any])
+        assert typed.value == plain.value
+        assert typed.cache_status.hit
+        with pytest.raises(PredictionError, match="does not match int") as wrong:
+            await client.ask("judge", asked, output=int)
+        assert wrong.value.code == "MALFORMED_REPLY"
+        assert wrong.value.correlation_id
+
+
+async def test_a_connected_client_is_closed_by_hand_or_by_a_block() -> None:
+    """`connect` opens it; `async with` on it opens it no second time, and closes it."""
+    broker = MemoryBroker()
+    client = await PredictionClient.connect("", transport=broker)
+    with pytest.raises(UnknownModel):
+        await client.predict("judge", {})
+    await client.close()
+    with pytest.raises(NoBroker):
+        await client.predict("judge", {})
+    async with await PredictionClient.connect("", transport=broker) as other:
+        with pytest.raises(UnknownModel):
+            await other.predict("judge", {})
+    with pytest.raises(NoBroker):
+        await other.predict("judge", {})
+
+
+def test_the_environment_names_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same variables as for a responder; options go before them."""
+    assert environment_options({}) == (LOCAL, {"namespace": "", "reply_exchange": ""})
+    monkeypatch.setenv("AMQP_URL", "amqp://somewhere/")
+    monkeypatch.setenv("RESPONDER_NAMESPACE", "staging.")
+    monkeypatch.setenv("RESPONDER_REPLY_EXCHANGE", "replies")
+    url, options = environment_options({"namespace": "other.", "timeout_s": 2.0})
+    assert url == "amqp://somewhere/"
+    assert options == {"namespace": "other.", "reply_exchange": "replies", "timeout_s": 2.0}
+    with BlockingPredictionClient.from_environment(transport=MemoryBroker()) as client, pytest.raises(UnknownModel):
+        client.predict("judge", {})
+    with BlockingPredictionClient.connect("", transport=MemoryBroker()) as client, pytest.raises(UnknownModel):
+        client.predict("judge", {})

@@ -348,7 +348,7 @@ async def test_a_refused_input_is_refused_from_the_cache_for_a_while() -> None:
     house.clock.now += 5
     assert await house.kind() == "INVALID_ARGUMENT"
     assert house.model.calls == 2
-    for options in ({"negative_ttl_s": 0}, {"ttl": 0}):
+    for options in ({"negative_ttl_s": 0}, {"ttl_s": 0}):
         house = await House.built(options)
         house.model.fails(InvalidInput("too dull"))
         assert [await house.kind(), await house.kind()] == ["INVALID_ARGUMENT"] * 2
@@ -423,7 +423,7 @@ def test_no_answer_lives_for_ever(ttl_s: float, stale_s: float, keep_s: float, f
         replies, clock, model = Replies(), Clock(), Model()
         service = serving(Noted(clock=clock), replies, clock)
         service._leader._ttl_factor = lambda: factor
-        ask = asker(await model.served(ttl=ttl_s, stale_s=stale_s, keep_s=keep_s))
+        ask = asker(await model.served(ttl_s=ttl_s, stale_s=stale_s, keep_s=keep_s))
         await service.handle([ask()])
         await service.idle()
 

@@ -59,7 +59,7 @@ def answers(*took_s: float, due_s: float = 1.0, key: int = 0) -> Calls:
     return Calls(array("d", [due_s] * count), array("d", took_s), array("q", [key] * count))
 
 
-def prediction(value: Any, status: CacheStatus = CacheStatus(hit=True)) -> Prediction:  # noqa: B008
+def prediction(value: Any, status: CacheStatus = CacheStatus(hit=True)) -> Prediction[Any]:  # noqa: B008
     """A reply."""
     return Prediction(value, status, 0, "price", "1", 1)
 

@@ -302,7 +302,7 @@ async def test_a_drain_lets_a_refresh_end_whose_thread_cannot_be_stopped() -> No
             running -= 1
         return Echo(text=question.text)
 
-    models = [await served(predictor(name="echo", ttl=TTL_S)(echo)) for _ in range(2)]
+    models = [await served(predictor(name="echo", ttl_s=TTL_S)(echo)) for _ in range(2)]
     here, there = map(asker, models)
     await house.services[0].handle([here()])
     await house.services[0].idle()

@@ -7,7 +7,7 @@ import pytest
 
 from prediction_responder import Answer, InvalidInput, Unavailable, predictor
 from prediction_responder.cache.memory import MemoryCache
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_schemas import Directives, Failure, decode_reply
 from tests.fakes import BrokenCache, Clock, Echo, GatedModel, Question, Replies, asker, served, serving
 
@@ -28,7 +28,7 @@ async def test_a_miss_calls_the_model_and_a_repetition_does_not() -> None:
     """The second answer comes from the cache, with its age and the freshness that is left."""
     house = House()
     house.model.gate.set()
-    ask = asker(await served(house.model.predictor(ttl=10)))
+    ask = asker(await served(house.model.predictor(ttl_s=10)))
     await house.service.handle([ask()])
     await house.replies.wait_for(1)
     house.clock.now += 4
@@ -47,7 +47,7 @@ async def test_an_expired_answer_is_asked_for_again() -> None:
     """A time to live ends."""
     house = House()
     house.model.gate.set()
-    ask = asker(await served(house.model.predictor(ttl=10)))
+    ask = asker(await served(house.model.predictor(ttl_s=10)))
     for _ in range(2):
         await house.service.handle([ask()])
         await house.service.idle()
@@ -192,7 +192,7 @@ async def test_directives_decide_whether_a_four_seconds_old_answer_is_used(
     """RFC 9111's request directives, on an answer that is fresh for ten seconds."""
     house = House()
     house.model.gate.set()
-    ask = asker(await served(house.model.predictor(ttl=10)))
+    ask = asker(await served(house.model.predictor(ttl_s=10)))
     await house.service.handle([ask()])
     await house.service.idle()
     house.clock.now += 4
@@ -319,7 +319,9 @@ async def typed(question: Question) -> Echo:
     ("model", "output"),
     [(anything, "nan"), (anything, "surrogate"), (anything, "object"), (typed, "int"), (typed, "dict")],
 )
-async def test_an_output_that_is_not_valid_strict_json_is_model_output_invalid(model: Predictor, output: str) -> None:
+async def test_an_output_that_is_not_valid_strict_json_is_model_output_invalid(
+    model: AnyPredictor, output: str
+) -> None:
     """NaN, a lone surrogate and a wrong type never reach a requester."""
     house = House()
     await house.service.handle([asker(await served(model))(output)])

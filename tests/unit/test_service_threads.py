@@ -7,15 +7,15 @@ import pytest
 
 from prediction_responder import predictor
 from prediction_responder.cache.memory import MemoryCache
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from tests.fakes import Clock, Echo, Question, Replies, asker, served, serving
 from tests.pace import Pace
 
 
-def blocking(gate: threading.Event, **options: object) -> Predictor:
+def blocking(gate: threading.Event, *, concurrency: int | None = None, timeout_s: float = 30.0) -> AnyPredictor:
     """A blocking model that waits for a gate."""
 
-    @predictor(name="blocking", **options)  # type: ignore[arg-type]
+    @predictor(name="blocking", concurrency=concurrency, timeout_s=timeout_s)
     def model(question: Question) -> Echo:
         gate.wait(10)
         if question.text == "stop":

@@ -99,7 +99,7 @@ def test_check_shows_what_is_in_force_and_no_secret() -> None:
         ("examples.price", "write it as module:name"),
         ("nowhere:price", "No module named 'nowhere'"),
         ("examples.price:prize", "did you mean 'price'?"),
-        ("examples.price:Features", "decorate it with @predictor()"),
+        ("examples.price:Features", "decorate it with @predictor"),
         ("tests.unit.bad_models:no_annotation", "annotate `features` with a pydantic model"),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from prediction_client.cli.options import (
-    LOCAL,
     AmqpUrl,
     CacheControl,
     Exchange,
@@ -21,6 +20,7 @@ from prediction_client.cli.options import (
 )
 from prediction_client.client import PredictionClient
 from prediction_client.errors import NoBroker, PredictionError
+from prediction_client.options import LOCAL
 from prediction_client.prediction import Prediction
 from prediction_schemas import parse_cache_control
 
@@ -55,7 +55,7 @@ def ask(
     for noisy in ("amqp_lane", "aiormq"):  # connection errors are printed below
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
-    async def call() -> Prediction:
+    async def call() -> Prediction[Any]:
         async with PredictionClient(
             amqp_url,
             namespace=namespace,
@@ -65,7 +65,7 @@ def ask(
             reply_prefix=reply_prefix,
             user_id=user_id,
         ) as client:
-            return await client.ask(model, value, timeout=timeout, cache_control=cache_control, tenant=tenant)
+            return await client.ask(model, value, timeout_s=timeout, cache_control=cache_control, tenant=tenant)
 
     try:
         prediction = asyncio.run(call())
@@ -86,7 +86,9 @@ def ask(
 def _show_error(error: PredictionError, *, as_json: bool) -> None:
     if as_json:
         facts: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        typer.echo(json.dumps({"error": facts | {"details": error.details}}))
+        facts |= {"details": error.details, "model": error.model, "correlation_id": error.correlation_id}
+        facts["cache_status"] = error.cache_status.encoded.decode() if error.cache_status else None
+        typer.echo(json.dumps({"error": facts}))
         return
     hint = "; AMQP_URL or --amqp-url names the broker" if error.code == NoBroker.code else ""
     typer.echo(f"{error.code}: {error.message}{hint}", err=True)

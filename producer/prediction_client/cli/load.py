@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from prediction_client.cli.options import (
-    LOCAL,
     REQUESTS,
     AmqpUrl,
     CacheControl,
@@ -25,6 +24,7 @@ from prediction_client.cli.options import (
     Tenant,
     UserId,
 )
+from prediction_client.options import LOCAL
 
 if TYPE_CHECKING:  # they need the extra `load`, and are slow to import
     from prediction_client.load import Plan, Run

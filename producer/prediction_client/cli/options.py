@@ -28,4 +28,3 @@ Exchange = Annotated[
 ReplyExchange = Annotated[str, typer.Option(help="the responders' RESPONDER_REPLY_EXCHANGE", rich_help_panel=REQUESTS)]
 ReplyPrefix = Annotated[str, typer.Option(help="first part of the reply queue's name", rich_help_panel=REQUESTS)]
 UserId = Annotated[str | None, typer.Option(help="the broker's user, sent with each request", rich_help_panel=REQUESTS)]
-LOCAL = "amqp://guest:guest@localhost/"

@@ -51,7 +51,7 @@ class Ledger:
             self._shipment.sent += 1
             self._shipment.behind_s.append(now - due)
 
-    def end(self, identifier: bytes, outcome: Prediction | PredictionError | str, now: float) -> None:
+    def end(self, identifier: bytes, outcome: Prediction[Any] | PredictionError | str, now: float) -> None:
         """Record the outcome of a request; a string is an error code."""
         due, key = self._waiting.pop(identifier)
         if isinstance(outcome, Prediction):

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from prediction_responder.execution.port import Crashed, ModelTimeout
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 
 
 class LoopExecution:
     """Runs an async model on the event loop. A call over its limit is cancelled."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: AnyPredictor) -> None:
         self._predictor = predictor
-        self._permits = asyncio.Semaphore(predictor.concurrency)
+        self._permits = asyncio.Semaphore(predictor.permits)
         self._model: Any = None
         self._is_loaded = False
 

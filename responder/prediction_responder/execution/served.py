@@ -16,7 +16,7 @@ from prediction_responder.execution.threads import ThreadExecution
 from prediction_responder.messages import Key, Outcome, Refused, failure
 from prediction_responder.model.answer import Answer, InvalidInput, OutputInvalid, Unavailable
 from prediction_responder.model.artefacts import fingerprint
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, encode_result
 from prediction_schemas.canonical import NotCanonical, canonical_bytes
@@ -44,7 +44,7 @@ class ServedModel:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         *,
         namespace: str,
         max_depth: int,
@@ -58,7 +58,7 @@ class ServedModel:
         self.name = predictor.name
         self.version = predictor.version
         self.timeout_s = predictor.timeout_s
-        self.concurrency = predictor.concurrency
+        self.concurrency = predictor.permits
         self.stale_s = stale_s if predictor.stale_s is None else predictor.stale_s
         self.keep_s = max(self.stale_s, keep_s if predictor.keep_s is None else predictor.keep_s)
         self.is_loaded = False
@@ -96,7 +96,7 @@ class ServedModel:
         """
         try:
             await self._execution.load()
-            mark = await asyncio.to_thread(fingerprint, self.predictor.artefacts)
+            mark = await asyncio.to_thread(fingerprint, self.predictor.files)
         except Exception as error:
             msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
             raise ModelNotLoaded(msg) from error
@@ -201,6 +201,6 @@ class ServedModel:
         return failure(Code.MODEL_ERROR, "the model failed on this input")
 
 
-def execution_of(predictor: Predictor) -> Execution:
+def execution_of(predictor: AnyPredictor) -> Execution:
     """Async predictors run on the event loop, others in threads."""
     return LoopExecution(predictor) if predictor.is_async else ThreadExecution(predictor)

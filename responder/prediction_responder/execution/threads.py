@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from prediction_responder.execution.port import Crashed, ModelTimeout
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 
 THREAD_PREFIX = "model-"
 CLOSE_TIMEOUT_S = 5.0
@@ -19,10 +19,10 @@ class ThreadExecution:
     A thread cannot be stopped: a call over its limit is abandoned, and its permit is released when the thread ends it.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: AnyPredictor) -> None:
         self._predictor = predictor
-        self._permits = asyncio.Semaphore(predictor.concurrency)
-        self._threads = ThreadPoolExecutor(predictor.concurrency, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
+        self._permits = asyncio.Semaphore(predictor.permits)
+        self._threads = ThreadPoolExecutor(predictor.permits, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
         self._model: Any = None
         self._is_loaded = False
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor, Predictor, Servable
 from prediction_responder.model.signature import InvalidPredictor
 
 
-def find_predictors(paths: Iterable[str]) -> list[Predictor]:
+def find_predictors(paths: Iterable[str]) -> list[AnyPredictor]:
     """Import predictors by `module:name`, from the current folder too.
 
     Raises:
@@ -18,15 +18,28 @@ def find_predictors(paths: Iterable[str]) -> list[Predictor]:
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    found = [_find(path) for path in paths]
-    for index, one in enumerate(found):
-        if any(one.name == other.name for other in found[:index]):
+    return check_predictors([_find(path) for path in paths])
+
+
+def check_predictors(given: Iterable[Servable]) -> list[AnyPredictor]:
+    """The predictors to serve together.
+
+    Raises:
+        InvalidPredictor: one is no predictor, or two have one name.
+    """
+    found: list[AnyPredictor] = []
+    for one in given:
+        if not isinstance(one, Predictor):
+            msg = f"{getattr(one, '__name__', repr(one))} is not a predictor; decorate it with @predictor"
+            raise InvalidPredictor(msg)
+        if any(one.name == other.name for other in found):
             msg = f"two predictors are named {one.name!r}; rename one with @predictor(name=...)"
             raise InvalidPredictor(msg)
+        found.append(one)
     return found
 
 
-def _find(path: str) -> Predictor:
+def _find(path: str) -> AnyPredictor:
     module_name, separator, attribute = path.partition(":")
     if not separator or not module_name or not attribute:
         msg = f"{path!r}: write it as module:name, e.g. examples.price:price"
@@ -45,7 +58,7 @@ def _find(path: str) -> Predictor:
     if isinstance(value, Predictor):
         return value
     if value is not None:
-        msg = f"{path!r} is not a predictor; decorate it with @predictor()"
+        msg = f"{path!r} is not a predictor; decorate it with @predictor"
         raise InvalidPredictor(msg)
     known = [name for name, one in vars(module).items() if isinstance(one, Predictor)]
     close = difflib.get_close_matches(attribute, known, 1)

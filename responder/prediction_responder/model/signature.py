@@ -3,7 +3,10 @@
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from os import PathLike
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
@@ -12,6 +15,7 @@ from prediction_responder.model.answer import MAX_TTL_S, Answer
 from prediction_schemas.closed_types import LossySchema, check_schema
 from prediction_schemas.wire import RESERVED_MODELS
 
+_SETTING_INSTEAD = frozenset({"stale_s", "keep_s"})  # None means the setting
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -45,13 +49,17 @@ def predict_function(target: Callable[..., Any], where: str) -> Callable[..., An
 
 def check_options(
     where: str,
-    name: str,
-    version: str,
+    name: Any,
+    version: Any,
     *,
-    timeout_s: float,
-    concurrency: int | None,
-    seconds: Mapping[str, float | None],
+    timeout_s: Any,
+    concurrency: Any,
+    seconds: Mapping[str, Any],
 ) -> None:
+    bad_type = _problem_with_types(name, version, {**seconds, "timeout_s": timeout_s}, concurrency)
+    if bad_type is not None:
+        msg = f"{where}: @predictor: {bad_type}"
+        raise InvalidPredictor(msg)
     bad_name = problem_with_name(name)
     wrong = [option for option, value in seconds.items() if value is not None and not 0 <= value <= MAX_TTL_S]
     if bad_name is not None:
@@ -68,6 +76,34 @@ def check_options(
         return
     msg = f"{where}: @predictor: {problem}"
     raise InvalidPredictor(msg)
+
+
+def _problem_with_types(name: Any, version: Any, seconds: Mapping[str, Any], concurrency: Any) -> str | None:
+    """Which option has a value of a wrong type, and what to write."""
+    if not isinstance(name, str):
+        return f"name must be a string, not {name!r}"
+    if not isinstance(version, str):
+        return f'version must be a string: write version="{version}"'
+    for option, value in seconds.items():
+        optional = option in _SETTING_INSTEAD
+        if isinstance(value, timedelta):
+            return f"{option} is a number of seconds: write {option}={value.total_seconds():g}"
+        if isinstance(value, bool) or not (isinstance(value, int | float) or (optional and value is None)):
+            return f"{option} must be a number of seconds, not {value!r}"
+    if concurrency is not None and (isinstance(concurrency, bool) or not isinstance(concurrency, int)):
+        return f"concurrency must be a whole number, not {concurrency!r}"
+    return None
+
+
+def paths_of(artefacts: Any, where: str) -> tuple[Path, ...]:
+    """The files of the option `artefacts`: one path, or several."""
+    several = artefacts if isinstance(artefacts, Iterable) and not isinstance(artefacts, str | bytes) else [artefacts]
+    paths = list(several)
+    wrong = [one for one in paths if not isinstance(one, str | PathLike)]
+    if wrong:
+        msg = f"{where}: @predictor: artefacts must be paths, not {wrong[0]!r}"
+        raise InvalidPredictor(msg)
+    return tuple(map(Path, paths))
 
 
 def check_signature(function: Callable[..., Any], where: str) -> tuple[type[BaseModel], TypeAdapter[Any]]:

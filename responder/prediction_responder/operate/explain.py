@@ -23,7 +23,7 @@ from prediction_responder.flight.freshness import is_fresh
 from prediction_responder.flight.lease import REPLICA_BYTES
 from prediction_responder.messages import Key
 from prediction_responder.model.artefacts import fingerprint
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.operate.decision import decision
 from prediction_schemas import NO_DIRECTIVES, Directives
 from prediction_schemas.canonical import canonical_bytes
@@ -92,7 +92,7 @@ _WHY = {
 async def explain(
     link: RedisLink,
     namespace: str,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     body: bytes,
     tenant: bytes,
     *,
@@ -115,7 +115,7 @@ async def explain(
         namespace=namespace,
         model=predictor.name,
         version=predictor.version,
-        fingerprint=fingerprint(predictor.artefacts),
+        fingerprint=fingerprint(predictor.files),
     )
     key = keyring.key(tenant, canonical)
     places = [Place(key.name, slot) for slot in Slot]

@@ -14,7 +14,7 @@ from prediction_responder.cache.redis_link import InvalidCacheUrl
 from prediction_responder.cache.value import GENERATION_BYTES
 from prediction_responder.execution.input import MAX_VALUES
 from prediction_responder.messages import Refused
-from prediction_responder.model.predictor import Predictor
+from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.operate.explain import Explanation, explain
 from prediction_responder.settings import Settings
 from prediction_schemas import NO_DIRECTIVES, Directives, parse_cache_control
@@ -61,7 +61,7 @@ class Operator:
 
     async def explain(
         self,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         body: bytes,
         tenant: bytes,
         *,
@@ -101,7 +101,7 @@ class CannotOperate(Exception):
 
 
 async def explain_input(
-    settings: Settings, predictor: Predictor, body: bytes, tenant: bytes, cache_control: str = ""
+    settings: Settings, predictor: AnyPredictor, body: bytes, tenant: bytes, cache_control: str = ""
 ) -> dict[str, Any]:
     """Carry out `responder explain`.
 
