@@ -33,6 +33,7 @@ from tests.real import ResponderProcess
 
 REPLICAS, CALLERS, KEYS = 4, 100, 40
 LEASE_S = 1.5 * Pace().now()  # a starved process may not renew in time: that is no fault of what is tested
+LIMIT_S = 10 * LEASE_S / 1.5  # of a model call, and so of a request: several leaders of one key may be hurt in a row
 AFTERWARDS_S = LEASE_S + 0.2  # how long after a fault its traces may be seen
 EVERY_S = AFTERWARDS_S + 2.0  # so that there is time without a fault between two of them
 FAULTS = ("flushall", "kill pubsub", "kill normal", "sleep", "restart", "kill -9", "stop")
@@ -137,6 +138,7 @@ async def run(amqp_url: str, faults: list[str], seconds: float, seed: int) -> Ro
             "REDIS_URL": servers.redis_url,
             "RESPONDER_NAMESPACE": namespace,
             "RESPONDER_LEASE_S": str(LEASE_S),
+            "MODEL_LIMIT_S": str(LIMIT_S),
             "RESPONDER_LOG_LEVEL": "ERROR",
             "RESPONDER_QUEUE_TYPE": "classic",
             "ORACLE_FOLDER": calls,
@@ -160,7 +162,7 @@ async def run(amqp_url: str, faults: list[str], seconds: float, seed: int) -> Ro
 async def _load(scene: Scene, amqp_url: str, namespace: str, faults: list[str], seconds: float, row: Row) -> None:
     loop = asyncio.get_running_loop()
     ends_at, took_ms = loop.time() + seconds, list[float]()
-    async with PredictionClient(amqp_url, namespace=namespace, timeout_s=20) as client:
+    async with PredictionClient(amqp_url, namespace=namespace, timeout_s=2 * LIMIT_S) as client:
 
         async def call(source: random.Random) -> None:
             while loop.time() < ends_at:

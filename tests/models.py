@@ -140,7 +140,7 @@ async def one_by_one(task: Task) -> Done:
     return Done(square=task.number**2)
 
 
-@predictor(name="chaotic", version="1", ttl_s=0.5, timeout_s=10)
+@predictor(name="chaotic", version="1", ttl_s=0.5, timeout_s=LIMIT_S)
 async def chaotic(task: Task) -> Answer[Done]:
     """Take 0.1 to 0.4 s, and let the answer live for no time, 0.2 or 0.5 s, by the number."""
     record("start", task.number, time.monotonic())

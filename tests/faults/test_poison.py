@@ -73,7 +73,7 @@ VARIANTS: dict[str, tuple[dict[str, bytes], str]] = {
     "correlation id that is not UTF-8": ({"correlation_id": BAD}, ANSWERED),
     "message id that is not UTF-8": ({"message_id": BAD}, ANSWERED),
     "app id that is not UTF-8": ({"app_id": BAD}, ANSWERED),
-    "type that is not UTF-8": ({"type": BAD}, ANSWERED),
+    "type that is not UTF-8": ({"type": BAD}, REFUSED),
     "content type that is not UTF-8": ({"content_type": BAD}, REFUSED),
     "reply address that is not UTF-8": ({"reply_to": BAD}, SILENT),
     "header name that is not UTF-8": ({"headers": table(text_field(BAD, b"x"))}, ANSWERED),
