@@ -14,6 +14,7 @@ import pytest
 
 from deploy.found import Servers
 from examples.price import price
+from prediction_responder import predictor
 from tests.real import ROOT, embedded, settings
 
 pytestmark = [pytest.mark.servers, pytest.mark.any_server, pytest.mark.timeout(60)]
@@ -76,8 +77,9 @@ async def test_a_requester_of_another_world_is_answered(
             check=False,
         )
 
+    lasting = predictor(name="price", ttl_s=600)(price.target)  # two programs start within its life, on any machine
     # The plain names that the examples have: without a namespace, and so not as the tests' user.
-    async with embedded(price, settings(replace(servers, service=None), "")):
+    async with embedded(lasting, settings(replace(servers, service=None), "")):
         answers = [await ask('{"pair": "ETH/EUR"}') for _ in range(2)]
         refused = await ask('{"horizon_minutes": 5}')
     assert [answer.returncode for answer in answers] == [0, 0], answers
