@@ -17,15 +17,27 @@ import time
 import uvloop
 
 from prediction_responder.cache import CachedAnswers, Entry
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.cache.redis_link import RedisLink
 from prediction_responder.cache.redis_pipeline import Subscription
+from prediction_responder.cache.value import LeaseMark, Unshared
+from prediction_responder.clock import SYSTEM_CLOCK
 from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Key
 
 BODY = b'{"result":{"price":3847.564254}}'
+
+
+class Unheard:
+    """Hears of a search's progress; no request waits for it here."""
+
+    def asks(self, generation: bytes | None, number: int) -> None:
+        """A question to the cache is sent."""
+
+    def meets(self, mark: LeaseMark | Unshared) -> None:
+        """A mark is found."""
 
 
 def key(salt: str, number: int) -> Key:
@@ -36,11 +48,11 @@ def key(salt: str, number: int) -> Key:
 async def follow(url: str, salt: str, count: int) -> None:
     """Wait for one answer after another; print the time at which each arrived. Then do the same for bare messages."""
     async with RedisCache(url, timeout_s=1.0, inbox=f"{salt}follower") as store:
-        leases = Leases(store, CachedAnswers(store), lease_s=3.0)
+        leases = Leases(store, CachedAnswers(store), SYSTEM_CLOCK, lease_s=3.0)
         loop = asyncio.get_running_loop()
         for _ in range(count):
             number = int(await loop.run_in_executor(None, sys.stdin.readline))
-            entry = await leases.acquire(key(salt, number), None)
+            entry = await leases.acquire(key(salt, number), None, Unheard())
             at = time.monotonic()
             assert isinstance(entry, Entry), entry
             print(at, flush=True)
@@ -64,14 +76,14 @@ async def lead(url: str, salt: str, count: int, follower: "subprocess.Popen[byte
         RedisCache(url, timeout_s=1.0, inbox=f"{salt}leader") as store,
         RedisLink(url, timeout_s=1.0) as link,
     ):
-        leases = Leases(store, CachedAnswers(store), lease_s=3.0)
+        leases = Leases(store, CachedAnswers(store), SYSTEM_CLOCK, lease_s=3.0)
         for number in range(count):
             one = key(salt, number)
-            lease = await leases.acquire(one, None)
+            lease = await leases.acquire(one, None, Unheard())
             assert isinstance(lease, Lease), lease
             follower.stdin.write(b"%d\n" % number)
             follower.stdin.flush()
-            while not await link.ask("SCARD", beside_name(one.name, "w")):  # noqa: ASYNC110 - Redis sets no event
+            while not await link.ask("SCARD", beside_name(one.name, Part.INBOXES)):  # noqa: ASYNC110 - Redis sets no event
                 await asyncio.sleep(0.01)  # then both processes are idle, as they are while a model runs
             now_ms, at = time.time_ns() // 1_000_000, time.monotonic()
             await leases.commits.commit(lease, Entry(now_ms, now_ms + 5000, 10, BODY), 5000)

@@ -22,7 +22,7 @@ from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.commit import Commits
 from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
-from prediction_responder.messages import Outcome, Request
+from prediction_responder.messages import Input, Outcome, Request
 
 
 def die_once(item: bytes) -> None:
@@ -53,15 +53,15 @@ def around_the_model(point: str) -> None:
     """Die while the model runs, or when it has ended and nobody knows yet."""
     answer = ServedModel.answer
 
-    async def answering(self: ServedModel, body: bytes, on_start: Callable[[], None]) -> Outcome:
+    async def answering(self: ServedModel, value: Input, on_start: Callable[[], None]) -> Outcome:
         def start() -> None:
             on_start()
             if point == "running":
-                die_once(body)
+                die_once(value.body)
 
-        outcome = await answer(self, body, start)
+        outcome = await answer(self, value, start)
         if point == "completed":
-            die_once(body)
+            die_once(value.body)
         return outcome
 
     ServedModel.answer = answering  # type: ignore[method-assign]

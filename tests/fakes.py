@@ -1,22 +1,25 @@
 """Working stand-ins: small, honest, and type-checked against the interfaces whose place they take."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from prediction_responder import predictor
-from prediction_responder.cache import CachedAnswers, CacheUnavailable, Claimed, Commit, Held, LeaseStore, Place
+from prediction_responder.cache import CachedAnswers, CacheUnavailable, LeaseStore, Place
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
-from prediction_responder.messages import Reply, Request
+from prediction_responder.messages import Key, Outcome, Reply, Request
 from prediction_responder.model.predictor import AnyPredictor
+from prediction_responder.observe.events import NOBODY, Observer, Oddity, Refreshed
 from prediction_responder.service import Service
 from prediction_schemas import NO_DIRECTIVES, Directives
+from tests.stores import Through
+
+T = TypeVar("T")
 
 
 class Question(BaseModel):
@@ -38,12 +41,26 @@ class Clock:
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now
 
-    def __call__(self) -> float:
+    def now_s(self) -> float:
+        """As it stands."""
         return self.now
 
-    def ms(self) -> int:
+    def now_ms(self) -> int:
         """The same as a wall clock in milliseconds."""
         return round(self.now * 1000)
+
+
+class Skewed:
+    """Another machine's clock, which is ahead or behind."""
+
+    def __init__(self, right: Clock) -> None:
+        self._right = right
+        self.ahead_ms = 0
+        self.now_s = right.now_s
+
+    def now_ms(self) -> int:
+        """Wrong by so much."""
+        return self._right.now_ms() + self.ahead_ms
 
 
 class GatedModel:
@@ -78,14 +95,14 @@ class GatedModel:
         return predictor(**{"name": "echo", "ttl_s": 60, **options})(echo)
 
 
-class BrokenCache:
+class BrokenCache(Through):
     """A cache that is down whenever the test says so."""
 
-    def __init__(self, inner: MemoryCache | None = None) -> None:
+    def __init__(self, inner: LeaseStore | None = None) -> None:
+        super().__init__(inner or MemoryCache())
         self.is_down = False
         self.forgets_deaths = False
         self.asked = 0
-        self._inner = inner or MemoryCache()
 
     @property
     def is_up(self) -> bool:
@@ -97,101 +114,75 @@ class BrokenCache:
         """What its switch says."""
         return "down" if self.is_down else None
 
-    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """As the inner cache, or not at all."""
-        self.asked += 1
-        self._check()
-        return await self._inner.get_many(names)
-
-    async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
-        """As the inner cache, or not at all."""
-        self._check()
-        await self._inner.put(name, value, ttl_ms)
-
-    async def settle_on(self, name: str, proposal: bytes) -> bytes:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.settle_on(name, proposal)
-
-    async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.claim(place, mark, lease_ms, seen)
-
-    async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.take_over(place, seen, mark, lease_ms)
-
-    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.register(place, mark, keep_ms)
-
-    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.renew(held, lease_ms)
-
-    async def commit(self, commit: Commit) -> bool:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.commit(commit)
-
-    async def fence(self, name: str) -> bool:
-        """As the inner cache, or not at all."""
-        self._check()
-        return await self._inner.fence(name)
-
-    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        """As the inner cache, or not at all."""
-        if not self.is_down:
-            self._inner.write_starts(place, replicas, keep_ms)
-
-    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
-        """As the inner cache, or not at all."""
-        if not self.is_down:
-            self._inner.write_deaths(name, replicas, at_ms)
-
-    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
-        """As the inner cache, or not at all."""
-        self._check()
-        if self.forgets_deaths:
-            raise CacheUnavailable("just now")
-        return await self._inner.deaths(name, since_ms)
-
-    def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
-        """As the inner cache."""
-        self._inner.listen(on_push, on_gap)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to let go of."""
-
-    def _check(self) -> None:
+    async def _over(self, work: Callable[[], Awaitable[T]]) -> T:
         if self.is_down:
             raise CacheUnavailable("down")
+        return await work()
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Counted."""
+        self.asked += 1
+        return await super().get_many(names)
+
+    def write_starts(self, place: Place, starts: Sequence[bytes], keep_ms: int) -> None:
+        """Or not."""
+        if not self.is_down:
+            super().write_starts(place, starts, keep_ms)
+
+    def write_deaths(self, name: str, starts: Sequence[bytes], at_ms: int) -> None:
+        """Or not."""
+        if not self.is_down:
+            super().write_deaths(name, starts, at_ms)
+
+    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
+        """Or that they are not known."""
+        if self.forgets_deaths:
+            raise CacheUnavailable("just now")
+        return await super().deaths(name, since_ms)
+
+
+class Notes(Observer):
+    """An observer that takes notes."""
+
+    def __init__(self) -> None:
+        self.odd_ones: list[str] = []
+        self.refreshes: list[str] = []
+        self.started: list[tuple[str, int]] = []
+        self.ended: list[str] = []
+
+    def odd(self, kind: Oddity) -> None:
+        """By its word."""
+        self.odd_ones.append(kind.value)
+
+    def refreshed(self, model: str, ended: Refreshed) -> None:
+        """By its word."""
+        self.refreshes.append(ended.value)
+
+    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
+        """The model, and for how many requests."""
+        self.started.append((model, len(waiting)))
+
+    def call_ended(self, model: str, outcome: Outcome) -> None:
+        """The model."""
+        self.ended.append(model)
 
 
 def serving(
     cache: LeaseStore,
     replies: Callable[[list[Reply]], None],
-    clock: Clock,
+    clock: "Clock | Skewed",
     pending: int = 100,
     *,
     max_stored_bytes: int = 2**20,
-    count: Callable[[str], None] = lambda _kind: None,
-    on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
+    observer: Observer = NOBODY,
 ) -> Service:
     """A service over a cache; its times to live are exact."""
-    answers = CachedAnswers(cache, clock.ms, count)
-    leases = Leases(cache, answers, lease_s=3.0)
-    leader = Leader(answers, leases, max_stored_bytes=max_stored_bytes, ttl_factor=lambda: 1.0)
-    return Service(answers, leader, replies, pending=pending, on_refresh=on_refresh)
+    answers = CachedAnswers(cache, observer)
+    leases = Leases(cache, answers, clock, lease_s=3.0, observer=observer)
+    leader = Leader(
+        answers, leases, clock, observer=observer, max_stored_bytes=max_stored_bytes, ttl_factor=lambda: 1.0
+    )
+    return Service(answers, leader, replies, clock, pending=pending, observer=observer)
 
 
 class Replies:

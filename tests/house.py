@@ -7,11 +7,12 @@ from typing import Any
 
 from prediction_responder import Answer, Unavailable, predictor
 from prediction_responder.cache import LeaseStore
+from prediction_responder.cache.generation import read_generation
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ServedModel
 from prediction_responder.messages import Reply, Request
 from prediction_schemas import NO_DIRECTIVES, Directives
-from tests.fakes import BrokenCache, Clock, Echo, Question, Replies, asker, served, serving
+from tests.fakes import BrokenCache, Clock, Echo, Notes, Question, Replies, Skewed, asker, served, serving
 
 TTL_S, STALE_S, KEEP_S = 10, 5, 20
 
@@ -72,13 +73,16 @@ class House:
     def __init__(self, **options: Any) -> None:
         self.clock = Clock()
         self.cache = MemoryCache(clock=self.clock)
-        self.odd: list[str] = []
-        self.refreshes: list[str] = []
-        more = {"count": self.odd.append, "on_refresh": lambda _, ended: self.refreshes.append(ended), **options}
+        self.notes = Notes()
+        self.odd, self.refreshes = self.notes.odd_ones, self.notes.refreshes
+        more = {"observer": self.notes, **options}
         self.all = [Replies(), Replies()]
         self.brittle = BrokenCache(self.cache)
         stores: list[LeaseStore] = [self.brittle, self.cache.beside()]
-        self.services = [serving(store, to, self.clock, **more) for store, to in zip(stores, self.all, strict=True)]
+        self.clocks = [Skewed(self.clock) for _ in stores]
+        self.services = [
+            serving(store, to, clock, **more) for store, to, clock in zip(stores, self.all, self.clocks, strict=True)
+        ]
         self.model = Model()
         self.ask: Callable[..., Request] = lambda: None  # type: ignore[assignment,return-value]
 
@@ -105,8 +109,10 @@ class House:
 
     def invalidate_model(self) -> None:
         """As the operator's command does."""
-        [generation] = [name for name in self.cache._values if "generation" in name]
-        self.cache._set(generation, secrets.token_bytes(8), 10**12)
+        [name] = [name for name in self.cache._values if "generation" in name]
+        before = read_generation(self.cache._get(name))
+        assert before is not None
+        self.cache._set(name, before.followed_by(secrets.token_bytes(8), self.clock.now_ms()).encoded, 10**12)
 
     def reply_to(self, request: Request) -> Reply:
         """What a request was answered."""

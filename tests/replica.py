@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from prediction_responder.cache import CachedAnswers, LeaseStore
 from prediction_responder.cache.redis import RedisCache
+from prediction_responder.clock import SYSTEM_CLOCK
 from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
@@ -14,7 +15,7 @@ from prediction_responder.messages import Reply, Request
 from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.service import Service
 from prediction_schemas import NO_DIRECTIVES, Directives
-from tests.fakes import asker
+from tests.fakes import Notes, asker
 
 
 class Replica:
@@ -22,12 +23,12 @@ class Replica:
 
     def __init__(self, store: LeaseStore, model: ServedModel, lease_s: float = 3.0) -> None:
         self._store = store
-        self.answers = CachedAnswers(store)
-        self.odd: list[str] = []
-        self.leases = Leases(store, self.answers, lease_s=lease_s, count=self.odd.append)
-        self.service = Service(
-            self.answers, Leader(self.answers, self.leases, max_stored_bytes=2**20), self._deliver, pending=10_000
-        )
+        self.notes = Notes()
+        self.odd = self.notes.odd_ones
+        self.answers = CachedAnswers(store, self.notes)
+        self.leases = Leases(store, self.answers, SYSTEM_CLOCK, lease_s=lease_s, observer=self.notes)
+        leader = Leader(self.answers, self.leases, SYSTEM_CLOCK, max_stored_bytes=2**20)
+        self.service = Service(self.answers, leader, self._deliver, SYSTEM_CLOCK, pending=10_000)
         self.model = model
         self._ask: Callable[..., Request] = asker(model)
         self._asked: dict[Request, asyncio.Future[Reply]] = {}

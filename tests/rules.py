@@ -71,6 +71,8 @@ STARTERS = {
     f"{RESPONDER}/flight/commit.py",
     f"{RESPONDER}/flight/flight.py",
     f"{RESPONDER}/flight/keeper.py",
+    f"{RESPONDER}/flight/late.py",
+    f"{RESPONDER}/model/artefacts.py",
     f"{RESPONDER}/serve.py",
     "benchmarks/",
     "deploy/",

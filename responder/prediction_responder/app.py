@@ -5,8 +5,9 @@ import re
 import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from prediction_responder.amqp import Amqp, Consumer, Publisher, Transport
 from prediction_responder.amqp.pipeline import Pipeline
@@ -14,14 +15,20 @@ from prediction_responder.amqp.requests import Intake, ReplyPolicy
 from prediction_responder.amqp.topology import exchanges, topology
 from prediction_responder.cache import CachedAnswers, LeaseStore
 from prediction_responder.cache.memory import MemoryCache
-from prediction_responder.execution.served import ModelNotLoaded, ServedModel
+from prediction_responder.cache.value import REPLICA_BYTES
+from prediction_responder.clock import SYSTEM_CLOCK, Clock
+from prediction_responder.execution.loading import load
+from prediction_responder.execution.served import ServedModel
 from prediction_responder.extras import extra
 from prediction_responder.flight.leader import Leader
-from prediction_responder.flight.lease import REPLICA_BYTES, Leases
+from prediction_responder.flight.lease import Leases
 from prediction_responder.model.discovery import check_predictors
 from prediction_responder.model.predictor import Servable
-from prediction_responder.observe.events import Observer
+from prediction_responder.observe.events import Observer, Observers
 from prediction_responder.observe.logs import logger
+from prediction_responder.operate.explain import Explanation, explain, read_directives, subject_for
+from prediction_responder.operate.invalidate import Invalidation, digest_of
+from prediction_responder.service import Service
 from prediction_responder.settings import Settings
 from prediction_schemas.wire import REQUEST_HEADERS, Addresses
 
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 REPLY_NACK_RETRIES = 4
-FIRST_LOAD_DELAY_S, MAX_LOAD_DELAY_S = 0.1, 1.0
 
 
 class Responder:
@@ -43,6 +49,7 @@ class Responder:
         predictors: what to serve; functions and classes with `@predictor`.
         settings: see `prediction_responder.settings`; read from the environment by default.
         transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
+        observer: is told of the work, beside the metrics.
     """
 
     def __init__(
@@ -51,13 +58,15 @@ class Responder:
         settings: Settings | None = None,
         *,
         transport: Transport | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._settings = settings or Settings.from_environment()
         self._addresses = Addresses(self._settings.namespace)
         url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
         self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
         self._metrics = _metrics() if self._settings.health_port is not None else None
-        self._observer: Observer = self._metrics or Observer()
+        self._observer: Observer = Observers(*(one for one in (self._metrics, observer) if one is not None))
+        self._clock: Clock = SYSTEM_CLOCK
         self._models = [
             ServedModel(
                 one,
@@ -67,7 +76,8 @@ class Responder:
                 max_reply_bytes=self._settings.max_reply_bytes,
                 stale_s=self._settings.stale_s,
                 keep_s=self._settings.keep_s,
-                on_call=self._observer.count_model_call,
+                clock=self._clock,
+                observer=self._observer,
             )
             for one in check_predictors(predictors)
         ]
@@ -112,6 +122,55 @@ class Responder:
     def unconfirmed(self) -> int:
         """How many replies are queued or written and not confirmed yet."""
         return self._outbox.unconfirmed if self._outbox is not None else 0
+
+    async def invalidate(
+        self, model: str | None = None, features: Any = None, *, tenant: str = "", key: str | None = None
+    ) -> bool:
+        """Make cached answers misses on every replica, from now on. Calls in flight store nothing.
+
+        Args:
+            model: of which all answers are meant; by default, all answers of all models of the namespace.
+            features: an input of the model, if only its answer is meant: a pydantic model or a JSON value.
+            tenant: the cache namespace of that answer.
+            key: of one answer, as `explain` gives it, instead of model and input.
+
+        Returns:
+            Whether there was anything: a cached answer, or a model that was ever asked.
+
+        Raises:
+            ValueError: no such model is served here, the input is not valid, or the key is not one.
+            CacheUnavailable: the cache does not answer.
+        """
+        invalidation = Invalidation(self._open_cache, self._settings.namespace)
+        if key is not None:
+            return await invalidation.key(digest_of(key))
+        if model is None:
+            return bool(await invalidation.all())
+        if features is None:
+            return await invalidation.model(model)
+        return await invalidation.key(subject_for(self._models, model, features, tenant).key.digest)
+
+    async def explain(self, model: str, features: Any, *, tenant: str = "", cache_control: str = "") -> Explanation:
+        """Explain how the next request with this input would be answered, and why.
+
+        Args:
+            model, features, tenant, cache_control: of that request; see `prediction_client.PredictionClient.ask`.
+
+        Raises:
+            ValueError: no such model is served here, or the input or the directives are not valid.
+            CacheUnavailable: the cache does not answer.
+        """
+        directives = read_directives(cache_control)
+        return await explain(
+            self._open_cache, subject_for(self._models, model, features, tenant), self._clock, directives
+        )
+
+    @property
+    def _open_cache(self) -> LeaseStore:
+        if self._cache is None:
+            msg = "the responder has not been entered: write `async with Responder(...) as responder:`"
+            raise RuntimeError(msg)
+        return self._cache
 
     async def ready(self) -> None:
         """Wait until it consumes requests and can send replies."""
@@ -164,23 +223,22 @@ class Responder:
         cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
         self._cache = cache
         self._observer.watch_cache(lambda: cache.is_up)
-        answers = CachedAnswers(cache, count=self._observer.count_odd)
-        leases = Leases(cache, answers, lease_s=settings.lease_s, replica=replica, count=self._observer.count_odd)
+        clock, observer = self._clock, self._observer
+        answers = CachedAnswers(cache, observer)
+        leases = Leases(cache, answers, clock, lease_s=settings.lease_s, replica=replica, observer=observer)
         self._stack.push_async_callback(leases.close)
         log.info("replica", id=replica.hex())
         for model in self._models:
             self._stack.push_async_callback(model.close)
-            await self._load(model)
+            why = partial(self._why_not_loaded.__setitem__, model.name)
+            await load(model, settings.load_timeout_s, self._clock, why)
         pipeline = Pipeline(
             models={self._addresses.requests(model.name): model for model in self._models},
             inbox=self._inbox,
-            answers=answers,
-            leader=Leader(answers, leases, max_stored_bytes=settings.max_stored_bytes),
-            pending=settings.pending,
             intake=Intake(
                 settings.max_body_bytes,
                 settings.tenant_from_user_id,
-                self._observer.count_odd,
+                observer,
                 users=None if settings.require_user_id is None else re.compile(settings.require_user_id.encode()),
             ),
             policy=ReplyPolicy(
@@ -188,8 +246,11 @@ class Responder:
                 pattern=settings.reply_to_pattern.encode(),
                 exchange=settings.reply_exchange,
             ),
-            observer=self._observer,
+            clock=clock,
+            observer=observer,
         )
+        leader = Leader(answers, leases, clock, observer=observer, max_stored_bytes=settings.max_stored_bytes)
+        service = Service(answers, leader, pipeline.deliver, clock, pending=settings.pending, observer=observer)
         self._outbox = await enter(
             self._transport.outbox(
                 name="responder replies",
@@ -200,27 +261,7 @@ class Responder:
         )
         await enter(self._inbox)
         self._pipeline = pipeline
-        self._running = asyncio.create_task(pipeline.run(self._outbox), name="pipeline")
-
-    async def _load(self, model: ServedModel) -> None:
-        """Load a model, with retries: the file or the service that it needs may become available later."""
-        clock = asyncio.get_running_loop().time
-        give_up_at, delay_s = clock() + self._settings.load_timeout_s, FIRST_LOAD_DELAY_S
-        while True:
-            try:
-                await model.load()
-            except ModelNotLoaded as error:
-                # Its text may contain a URL with a password; only the log, which removes those, shows it.
-                cause = type(error.__cause__).__name__
-                self._why_not_loaded[model.name] = f"model {model.name}: not loaded: {cause}, see the log"
-                if clock() + delay_s > give_up_at:
-                    raise
-                log.warning("model_not_loaded", problem=str(error), again_in_s=delay_s)
-            else:
-                log.info("model_loaded", model=model.name, version=model.version)
-                return
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, MAX_LOAD_DELAY_S)
+        self._running = asyncio.create_task(pipeline.run(service, self._outbox), name="pipeline")
 
     def _build_inbox(self) -> Consumer:
         settings = self._settings

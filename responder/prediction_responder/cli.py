@@ -93,7 +93,7 @@ def explain(
 ) -> None:
     """Show an input's key, what is cached for it, which replica leads, and how a request would be answered."""
     [predictor], settings = _load([model])
-    from prediction_responder.operate.invalidate import explain_input
+    from prediction_responder.operate.commands import explain_input
 
     facts = _operate(explain_input(settings, predictor, body.encode(), tenant.encode(), cache_control))
     if as_json:
@@ -114,7 +114,7 @@ def invalidate(
     """Invalidate cached answers: of one model, of one key, or all. Calls in progress are not cached."""
     if (model is not None) + (key is not None) + every != 1:
         _wrong_usage("give one of MODEL, --key KEY and --all")
-    from prediction_responder.operate.invalidate import invalidate as invalidate_answers
+    from prediction_responder.operate.commands import invalidate as invalidate_answers
 
     facts = _operate(invalidate_answers(_settings(), model, key))
     typer.echo(json.dumps(facts, indent=2) if as_json else facts["done"])
@@ -197,7 +197,7 @@ def _reach(work: Coroutine[Any, Any, T]) -> T:
 
 def _operate(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """Run work that needs Redis."""
-    from prediction_responder.operate.invalidate import CannotOperate
+    from prediction_responder.operate.commands import CannotOperate
 
     set_up_logs(None, "ERROR")
     try:

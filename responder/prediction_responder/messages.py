@@ -45,8 +45,8 @@ class Model(Protocol):
     def is_busy(self) -> bool:
         """Whether a call would have to wait for a permit."""
 
-    def key_of(self, tenant: bytes, body: bytes) -> Key:
-        """The key of an input.
+    def key_of(self, request: "Request") -> Key:
+        """The key of a request's answer. If the input had to be validated for it, that is noted as the request's value.
 
         Raises:
             Refused: the input is not valid (400), or the model is not loaded (503).
@@ -55,7 +55,7 @@ class Model(Protocol):
     def retry_after_ms(self, waiting: int) -> int:
         """How long a caller should wait before it tries again, behind this many waiting calls."""
 
-    async def answer(self, body: bytes, on_start: Callable[[], None]) -> "Outcome":
+    async def answer(self, value: "Input", on_start: Callable[[], None]) -> "Outcome":
         """Call the model once. Every ending of the call is an outcome; only cancellation is raised."""
 
 
@@ -66,6 +66,7 @@ class Request:
     Args:
         model: the model that is asked.
         body: the raw input.
+        value: the validated input; None if its key was known without that.
         tenant: the namespace of its key.
         received_at: when it arrived.
         deadline: when the caller stops waiting; at most the model's own limit after `received_at`.
@@ -83,7 +84,28 @@ class Request:
     has_deadline: bool = False
     directives: Directives = NO_DIRECTIVES
     token: Any = None
+    value: Any = None
     timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Input:
+    """An input, which is validated once for its key and its first call.
+
+    A model may change what it is given, so each further call gets a fresh value from the bytes.
+
+    Args:
+        body: the raw input.
+        value: the validated input; None if there is none yet.
+    """
+
+    body: bytes
+    value: Any = None
+
+    def take(self, read: Callable[[bytes], Any]) -> Any:
+        """The validated input, for one call; `read` validates the bytes."""
+        value, self.value = self.value, None
+        return read(self.body) if value is None else value
 
 
 @dataclass(slots=True)  # not frozen: every hit makes three of these, and freezing doubles the cost

@@ -6,16 +6,19 @@ wait for it. A fault of a request or of the model is a reply, never an exception
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from prediction_responder.cache import CachedAnswers, Entry, Gap
+from prediction_responder.clock import Clock
 from prediction_responder.flight.flight import Flight, Flights
 from prediction_responder.flight.freshness import FAILURES, hit, is_better_than_an_error, is_usable, wants_refresh
+from prediction_responder.flight.late import LateAnswers
 from prediction_responder.flight.leader import Leader, cool_down_outcome
 from prediction_responder.flight.refresh import Refreshes
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Key, Model, Outcome, Refused, Reply, Request, failure
+from prediction_responder.observe.events import NOBODY, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import NO_DIRECTIVES, NO_STATUS, Code, forwarded_status
 
@@ -29,8 +32,9 @@ class Service:
         answers: the cached answers.
         leader: computes the outcome of a flight.
         deliver: called synchronously with each list of replies as soon as it is known; each request gets one reply.
+        clock: for deadlines and ages.
         pending: how many distinct misses of one model may be in flight; more get 429 RESOURCE_EXHAUSTED.
-        on_refresh: called with the model and how it ended, for each background refresh; see `Refreshes`.
+        observer: is told of refreshes.
     """
 
     def __init__(
@@ -38,17 +42,21 @@ class Service:
         answers: CachedAnswers,
         leader: Leader,
         deliver: Callable[[list[Reply]], None],
+        clock: Clock,
         *,
         pending: int,
-        on_refresh: Callable[[str, str], None] = lambda _model, _ended: None,
+        observer: Observer = NOBODY,
     ) -> None:
         self._answers = answers
         self._leader = leader
         self._deliver = deliver
+        self._clock = clock
         self._pending = pending
-        self._refreshes = Refreshes(leader, on_refresh, answers.now_ms)
-        self._begun = 0
-        self._flights: defaultdict[Model, Flights[Request, Outcome]] = defaultdict(lambda: Flights(self._finish))
+        self._refreshes = Refreshes(leader, clock, observer)
+        self._late = LateAnswers(answers, clock, deliver)
+        self._flights: defaultdict[Model, Flights[Request, Work, Outcome]] = defaultdict(
+            lambda: Flights(self._run, self._finish)
+        )
 
     def __repr__(self) -> str:
         return f"<Service {dict(self._flights)!r}>"
@@ -61,7 +69,7 @@ class Service:
             try:
                 if request.deadline <= request.received_at:
                     raise Refused(Code.DEADLINE_EXCEEDED, "the deadline had passed when the request was received")
-                keyed.append((request, request.model.key_of(request.tenant, request.body)))
+                keyed.append((request, request.model.key_of(request)))
             except Refused as refusal:
                 replies.append(Reply(request, refusal.outcome, NO_STATUS))
             except Exception as error:
@@ -69,10 +77,10 @@ class Service:
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
         read = [key for request, key in keyed if not request.directives.no_cache]
-        before = self._begun
+        number = self._answers.next_number()
         looked_up = await self._answers.look_up(read)
         found = iter(looked_up if looked_up is not None else [None] * len(read))
-        now_ms = self._answers.now_ms()
+        now_ms = self._clock.now_ms()
         for request, key in keyed:
             entry = UNKNOWN if request.directives.no_cache else next(found)
             if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms, request.model.stale_s):
@@ -80,7 +88,7 @@ class Service:
                 if wants_refresh(entry, now_ms):
                     self._refresh(request, key, entry)
             else:
-                outcome = self._begin_or_join(request, key, entry, before, now_ms)
+                outcome = self._begin_or_join(request, key, entry, number, now_ms)
             if outcome is not None:
                 replies.append(Reply(request, outcome, outcome.status))
         if replies:
@@ -94,6 +102,7 @@ class Service:
         for model, flights in self._flights.items():
             self._refreshes.count_dropped(model, flights.drop_background())
         requests = [one for flights in self._flights.values() for one in flights.take_back(started=started)]
+        requests += self._late.take_back()
         for request in requests:
             _stop_timer(request)
         return requests
@@ -102,6 +111,7 @@ class Service:
         """Wait until no flight is in progress."""
         for flights in list(self._flights.values()):
             await flights.idle()
+        await self._late.idle()
 
     def _refresh(self, request: Request, key: Key, entry: Entry) -> None:
         """Begin a refresh of an answer that a request was served, unless its directives forbid that."""
@@ -109,12 +119,10 @@ class Service:
             return
         flights = self._flights[request.model]
         if self._refreshes.may_begin(request.model, key, flights):
-            self._begun += 1
-            work = Work.for_refresh(request, key, entry, self._begun)
-            flights.begin(key.digest, None, partial(self._run, work, self._refreshes.run), work)
+            flights.begin(key.digest, None, Work.for_refresh(request, key, entry, self._answers.next_number()))
 
     def _begin_or_join(
-        self, request: Request, key: Key, found: Entry | Gap | None, before: int, now_ms: int
+        self, request: Request, key: Key, found: Entry | Gap | None, look_up: int, now_ms: int
     ) -> Outcome | None:
         """Add a request to a flight, joined or new; or return an outcome instead."""
         directives = request.directives
@@ -128,7 +136,7 @@ class Service:
         flights = self._flights[request.model]
         not_before = request.received_at if directives.no_cache else 0.0
         flight = None if directives.no_store else flights.joinable(key.digest, not_before)
-        if flight is not None and not self._may_join(request, flight, found, before):
+        if flight is not None and not self._may_join(request, flight, found, look_up):
             flight = None
         if flight is not None:
             flights.join(flight, request)
@@ -138,49 +146,51 @@ class Service:
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
-            self._begun += 1
-            work = Work.of(request, key, found, self._begun, forced=forced)
-            flight_key = object() if directives.no_store else key.digest
-            flight = flights.begin(flight_key, request, partial(self._run, work, self._leader.outcome), work)
-        request.body = b""
+            work = Work.of(request, key, found, self._answers.next_number(), forced=forced)
+            flight = flights.begin(object() if directives.no_store else key.digest, request, work)
+        request.body, request.value = b"", None  # the flight has them
         expire = partial(self._expire, flights, flight, request, key)
         request.timer = asyncio.get_running_loop().call_at(request.deadline, expire)
         return None
 
     @staticmethod
-    def _may_join(request: Request, flight: Flight[Request], found: Entry | Gap | None, before: int) -> bool:
-        work = flight.about
-        if not isinstance(work, Work) or not work.serves(found, before):
+    def _may_join(request: Request, flight: Flight[Request, Work], found: Entry | Gap | None, look_up: int) -> bool:
+        work = flight.work
+        if not work.serves(found, look_up):
             return False
         # Without `only_later`, the flight may take the result of a call that another replica began earlier.
         return work.only_later or not request.directives.no_cache
 
-    async def _run(
-        self, work: Work, outcome: Callable[[Work, Flight[Request]], Awaitable[Outcome]], flight: Flight[Request]
-    ) -> Outcome:
+    async def _run(self, flight: Flight[Request, Work]) -> Outcome:
         """Do a flight's work. If it fails, look up the old answer for waiters that accept one (`stale-if-error`)."""
-        ended = await outcome(work, flight)
+        work = flight.work
+        ended = await (self._refreshes.run(flight) if work.refreshes else self._leader.outcome(flight))
         if ended.code in FAILURES and any(one.directives.stale_if_error_s is not None for one in flight.waiters):
             work.kept = await self._answers.entry(work.key)
         return ended
 
-    def _expire(self, flights: Flights[Request, Outcome], flight: Flight[Request], request: Request, key: Key) -> None:
+    def _expire(
+        self,
+        flights: Flights[Request, Work, Outcome],
+        flight: Flight[Request, Work],
+        request: Request,
+        key: Key,
+    ) -> None:
         flights.leave(flight, request)
         outcome = failure(Code.DEADLINE_EXCEEDED, "the deadline passed before there was an answer")
         if request.directives.stale_if_error_s is None:
             self._deliver([Reply(request, outcome, outcome.status)])
         else:
-            work = Work.of(request, key, None, 0, forced=False)
-            flights.begin(object(), request, partial(self._run, work, partial(_known_outcome, outcome)), work)
+            self._late.add(request, key, outcome)
 
-    def _finish(self, flight: Flight[Request], outcome: Outcome | None, error: Exception | None) -> None:
+    def _finish(self, flight: Flight[Request, Work], outcome: Outcome | None, error: Exception | None) -> None:
         if outcome is None:
             log.error("flight_failed", exc_info=error)
             outcome = failure(Code.INTERNAL, "the responder failed on this request")
         own = outcome.status
         joined = own if own.hit or own.fwd is None else forwarded_status(own.fwd, collapsed=True)
-        kept = flight.about.kept if isinstance(flight.about, Work) else None
-        now_ms = self._answers.now_ms() if kept is not None else 0
+        kept = flight.work.kept
+        now_ms = self._clock.now_ms() if kept is not None else 0
         replies = []
         for request in flight.waiters:
             _stop_timer(request)
@@ -194,10 +204,6 @@ class Service:
 
 
 UNKNOWN = Gap(None)
-
-
-async def _known_outcome(outcome: Outcome, _work: Work, _flight: Flight[Request]) -> Outcome:
-    return outcome
 
 
 def _stop_timer(request: Request) -> None:

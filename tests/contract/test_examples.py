@@ -26,7 +26,7 @@ from prediction_schemas import (
     parse_cache_status,
 )
 from prediction_schemas.wire import REQUEST_HEADERS
-from tests.fakes import served
+from tests.fakes import Notes, served
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "schemas" / "examples"
 REQUESTS = sorted((EXAMPLES / "requests").glob("*.json"))
@@ -57,11 +57,13 @@ def delivery(path: Path, wanted: Callable[[bytes], bool]) -> Delivery:
 async def test_the_responder_reads_every_request(path: Path) -> None:
     """All of them ask for the same answer, whatever their properties."""
     model = await served(price)
-    intake = Intake(max_body_bytes=2**20, tenant_from_user_id=False, count=lambda kind: pytest.fail(kind))
+    notes = Notes()
+    intake = Intake(max_body_bytes=2**20, tenant_from_user_id=False, observer=notes)
     one = delivery(path, lambda name: name in REQUEST_HEADERS)
     reply_to = one.properties.reply_to
     request = intake.request(one, model, 0.0, 0)
     assert model.read(request.body).model_dump() == {"pair": "ETH/EUR", "horizon_minutes": 5, "returns": [0.1, 0.2]}
+    assert notes.odd_ones == []
     assert request.tenant == (b"desk-1" if path.stem == "everything" else b"")
     assert request.has_deadline is (path.stem == "everything")
 

@@ -2,35 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deploy.found import Servers
-from prediction_responder.cache import CacheRefused, Claimed, Commit, Entry, Held, LeaseStore, Place, Slot, encode_entry
-from prediction_responder.cache.keys import beside_name
-from prediction_responder.cache.memory import MemoryCache
-from prediction_responder.cache.port import PUSH_MAX_BYTES
+from prediction_responder.cache import (
+    CacheRefused,
+    Claimed,
+    Commit,
+    Held,
+    LeaseStore,
+    Place,
+    Slot,
+)
+from prediction_responder.cache.keys import Part, beside_name
+from prediction_responder.cache.push import PUSH_MAX_BYTES
 from prediction_responder.cache.redis import RedisCache, UnsuitableCache
 from prediction_responder.cache.redis_link import RedisLink
-from prediction_responder.cache.value import cool_down_mark, lease_mark
+from prediction_responder.cache.value import CoolDown, LeaseMark, start_id
+from tests.marks import ANSWER, DIGEST, GENERATION, OURS, THEIRS, Both, answer, ending
 from tests.real import own_redis, until
-
-GENERATION, DIGEST = b"g" * 8, b"d" * 16
-HOUR_MS = 3_600_000
-NOW_MS = round(time.time() * 1000)
-
-
-def answer(body: bytes = b"{}", generation: bytes = GENERATION, kept_until_ms: int = NOW_MS + HOUR_MS) -> bytes:
-    """A value as it is stored."""
-    return encode_entry(DIGEST, generation, Entry(NOW_MS, NOW_MS + HOUR_MS, 1, body), kept_until_ms)
-
-
-ANSWER = answer()
-OURS, THEIRS = lease_mark(GENERATION, b"o" * 16), lease_mark(GENERATION, b"t" * 16)
-Both = tuple[LeaseStore, LeaseStore]
 
 
 class Heard:
@@ -43,34 +35,6 @@ class Heard:
 
     def _gap(self) -> None:
         self.gaps += 1
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
-async def stores(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Both]:
-    """Two replicas of each implementation."""
-    if request.param == "memory":
-        memory = MemoryCache()
-        async with memory as one, memory.beside() as other:
-            yield one, other
-    else:
-        servers: Servers = request.getfixturevalue("servers")
-        url = servers.redis_url
-        async with (
-            RedisCache(url, timeout_s=2.0, inbox=f"{namespace}1") as here,
-            RedisCache(url, timeout_s=2.0, inbox=f"{namespace}2") as there,
-        ):
-            yield here, there
-
-
-@pytest.fixture
-def place(namespace: str) -> Place:
-    """Where an answer's lease stands."""
-    return Place(f"{namespace}{{a}}:v", Slot.VALUE)
-
-
-def ending(place: Place, value: bytes = b"value", ttl_ms: int = 60_000, fence: bytes = b"", **more: Any) -> Commit:
-    """A commit of ours."""
-    return Commit(Held(place, OURS, fence), value, ttl_ms, b"V", DIGEST, **more)
 
 
 async def test_one_of_all_who_claim_leads(stores: Both, place: Place) -> None:
@@ -125,7 +89,7 @@ async def test_a_large_value_is_announced_and_not_pushed(stores: Both, place: Pl
     await until(lambda: len(heard.pushes) == 2)
     assert [push[:1] for push in heard.pushes] == [b"V", b"H"]
     assert [len(push) for push in heard.pushes] == [33 + PUSH_MAX_BYTES, 33]
-    assert await other.get_many([beside_name(place.name, "h")]) == [b"x" * (PUSH_MAX_BYTES + 1)]
+    assert await other.get_many([beside_name(place.name, Part.HANDED_OVER)]) == [b"x" * (PUSH_MAX_BYTES + 1)]
     await one.claim(place, OURS, 5000)
     await other.register(place, OURS, 20_000)
     await one.commit(ending(place, b"x" * (PUSH_MAX_BYTES + 1)))
@@ -190,7 +154,7 @@ async def test_a_key_that_was_invalidated_ends_every_lease_that_was_claimed_befo
     for where in (place, beside):
         await one.claim(where, OURS, 60_000)
         await other.register(where, OURS, 60_000)
-        one.write_starts(where, [b"replica1", b"replica2"], 60_000)
+        one.write_starts(where, [start_id(b"replica1"), start_id(b"replica2")], 60_000)
     assert not await other.fence(place.name)
     assert await one.renew([Held(place, OURS, b""), Held(beside, OURS, b"")], 5000) == [False, False]
     assert not await one.commit(ending(place))
@@ -292,7 +256,7 @@ async def test_a_refresh_of_an_older_generation_stores_nothing(stores: Both, pla
     """Its model was invalidated: neither the new answer nor the lease of who works on it gives way."""
     one, other = stores
     beside = Place(place.name, Slot.REFRESH)
-    for there in (answer(generation=b"G" * 8), lease_mark(b"G" * 8, b"t" * 16)):
+    for there in (answer(generation=b"G" * 8), LeaseMark(b"G" * 8, b"t" * 16).encoded):
         heard = Heard(other)
         await one.put(place.name, ANSWER, 60_000)
         await one.claim(beside, OURS, 5000, ANSWER)
@@ -316,7 +280,7 @@ async def test_a_claim_sees_what_stands_beside_the_value(stores: Both, place: Pl
 async def test_what_a_commit_leaves_behind_stands_in_its_place(stores: Both, place: Place) -> None:
     """For as long as it says; failures are counted until one comes to a good end, or the key is invalidated."""
     one, other = stores
-    later = cool_down_mark(GENERATION, 9)
+    later = CoolDown(GENERATION, 9).encoded
     await one.claim(place, OURS, 5000)
     assert await one.commit(ending(place, b"error", 0, mark=later, mark_ms=60_000, failures=b"one"))
     found = await other.claim(place, THEIRS, 5000)
@@ -341,19 +305,19 @@ async def test_an_invalidated_key_has_nothing_to_hand_over(stores: Both, place: 
     await one.claim(place, OURS, 5000)
     await other.register(place, OURS, 20_000)
     await one.commit(ending(place, b"x" * (PUSH_MAX_BYTES + 1), 0))
-    assert await other.get_many([beside_name(place.name, "h")]) != [None]
+    assert await other.get_many([beside_name(place.name, Part.HANDED_OVER)]) != [None]
     await one.fence(place.name)
-    assert await other.get_many([beside_name(place.name, "h")]) == [None]
+    assert await other.get_many([beside_name(place.name, Part.HANDED_OVER)]) == [None]
 
 
 async def test_starts_are_counted_until_one_comes_to_an_end(stores: Both, place: Place) -> None:
     """And beyond it when the end says nothing about the input."""
     one, other = stores
     await one.claim(place, OURS, 60_000)
-    one.write_starts(place, [b"replica1", b"replica2"], 60_000)
-    assert (await one.claim(place, OURS, 5000)).starts == (b"replica1", b"replica2")
+    one.write_starts(place, [start_id(b"replica1"), start_id(b"replica2")], 60_000)
+    assert (await one.claim(place, OURS, 5000)).starts == (start_id(b"replica1"), start_id(b"replica2"))
     await one.commit(ending(place, ttl_ms=0, clear_attempts=False))
-    assert (await other.claim(place, OURS, 5000)).starts == (b"replica1", b"replica2")
+    assert (await other.claim(place, OURS, 5000)).starts == (start_id(b"replica1"), start_id(b"replica2"))
     await one.commit(ending(place, ttl_ms=0))
     assert (await other.claim(place, OURS, 5000)).starts == ()
 
@@ -362,7 +326,7 @@ async def test_who_comes_too_late_has_come_to_an_end_as_well(stores: Both, place
     """An input whose leaders are slow, and fenced one after the other, is none that kills them."""
     one, other = stores
     await one.claim(place, OURS, 60_000)
-    one.write_starts(place, [b"replica1", b"replica2"], 60_000)
+    one.write_starts(place, [start_id(b"replica1"), start_id(b"replica2")], 60_000)
     await other.put(place.name, THEIRS, 60_000)
     assert not await one.commit(ending(place))
     assert await other.claim(place, THEIRS, 5000) == Claimed(THEIRS)
@@ -371,20 +335,17 @@ async def test_who_comes_too_late_has_come_to_an_end_as_well(stores: Both, place
 async def test_deaths_of_replicas_are_remembered_for_a_while(stores: Both, place: Place) -> None:
     """Once each, for everybody in the namespace; those of long ago no more."""
     one, other = stores
-    one.write_deaths(place.name, [b"replica1"], 1_000)
-    one.write_deaths(place.name, [b"replica2", b"replica3"], 5_000)
+    one.write_deaths(place.name, [start_id(b"replica1")], 1_000)
+    one.write_deaths(place.name, [start_id(b"replica2"), start_id(b"replica3")], 5_000)
     await one.get_many([place.name])
-    assert await other.deaths(place.name, 1_000) == {b"replica1", b"replica2", b"replica3"}
-    other.write_deaths(place.name, [b"replica2"], 9_000)
-    assert await other.deaths(place.name, 5_001) == {b"replica2"}
+    assert await other.deaths(place.name, 1_000) == {
+        start_id(b"replica1"),
+        start_id(b"replica2"),
+        start_id(b"replica3"),
+    }
+    other.write_deaths(place.name, [start_id(b"replica2")], 9_000)
+    assert await other.deaths(place.name, 5_001) == {start_id(b"replica2")}
     assert await one.deaths(f"elsewhere.{place.name}", 0) == set()
-
-
-async def test_all_settle_on_one_value(stores: Both, place: Place) -> None:
-    """The first proposal."""
-    one, other = stores
-    assert await one.settle_on(place.name, b"1") == b"1"
-    assert await other.settle_on(place.name, b"2") == b"1"
 
 
 @pytest.mark.servers
@@ -472,7 +433,7 @@ async def test_an_inbox_that_was_cut_says_that_something_may_be_missing(tmp_path
             await link.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: heard.gaps == 1)
             redis.freeze()
-            await until(lambda: not cache.hears, timeout_s=3)
+            await until(lambda: cache.problem, timeout_s=3)
             redis.thaw()
             await until(lambda: heard.gaps == 2)
             await link.ask("PUBLISH", "1", b"V" * 40)
@@ -489,6 +450,6 @@ async def test_a_user_who_may_not_use_client_gets_the_replies_that_are_his(tmp_p
             place = Place("{a}:v", Slot.VALUE)
             await cache.put(place.name, b"value", 60_000)
             for attempts in range(5):
-                cache.write_starts(place, [b"replica1"] * attempts, 60_000)
+                cache.write_starts(place, [start_id(b"replica1")] * attempts, 60_000)
                 assert await cache.get_many([place.name, "none"]) == [b"value", None]
                 assert len((await cache.claim(place, OURS, 5000)).starts) == attempts

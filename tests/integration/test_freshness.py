@@ -15,6 +15,7 @@ from deploy.found import Servers
 from prediction_client import NO_RETRIES, PredictionClient, PredictionError
 from prediction_responder import predictor
 from prediction_responder.cache import Entry
+from prediction_responder.cache.generation import read_generation
 from prediction_responder.cache.keys import Keyring
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.cache.redis_link import RedisLink
@@ -205,7 +206,9 @@ async def test_a_thousand_values_that_are_no_answers(servers: Servers, namespace
             RedisLink(servers.redis_url, timeout_s=2.0) as redis,
         ):
             await client.ask("fresh", Task(number=5000))
-            generation: bytes = await redis.ask("GET", keyring.generation_name)
+            record = read_generation(await redis.ask("GET", keyring.generation_name))
+            assert record is not None
+            generation = record.current
             now_ms = round(time.time() * 1000)
             values = [
                 encode_entry(key.digest, generation, Entry(now_ms, now_ms + 60_000, 1, b'{"result":{"square":-1}}'))
@@ -234,7 +237,10 @@ async def test_a_thousand_values_that_are_no_answers(servers: Servers, namespace
 async def test_a_thousand_settings_and_no_immortal_answer(servers: Servers, namespace: str) -> None:
     """Time to live, jitter and the longer window, as Redis has them."""
     chance = Random(6)
-    async with RedisCache(servers.redis_url, timeout_s=2.0, inbox=namespace) as store:
+    async with (
+        RedisCache(servers.redis_url, timeout_s=2.0, inbox=namespace) as store,
+        RedisLink(servers.redis_url, timeout_s=2.0) as link,
+    ):
         for number in range(1000):
             ttl_s = chance.choice((0.0, 0.0001, chance.uniform(0.5, 100), 10 ** chance.uniform(0, 8)))
             stale_s, keep_s = (chance.choice((0.0, chance.uniform(0, 100), 10 ** chance.uniform(0, 8))) for _ in "ab")
@@ -249,7 +255,7 @@ async def test_a_thousand_settings_and_no_immortal_answer(servers: Servers, name
             assert (await replica.ask()).outcome.code is None
             request = Question(text="a")
             name = model.keys.key(b"", canonical_bytes(request)).name
-            left_ms: int = await store.link.ask("PTTL", name)
+            left_ms: int = await link.ask("PTTL", name)
             window_ms = 1000 * max(stale_s, keep_s)
             if ttl_s == 0:
                 assert left_ms == -2

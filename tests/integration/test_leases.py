@@ -14,11 +14,12 @@ import pytest
 
 from deploy.found import Servers
 from prediction_responder import Answer, Unavailable, predictor
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
 from prediction_responder.cache.redis import RedisCache
 from prediction_responder.cache.redis_link import RedisLink
 from prediction_responder.cache.redis_pipeline import Subscription
-from prediction_responder.operate.invalidate import Operator
+from prediction_responder.operate.explain import subject_of
+from prediction_responder.operate.invalidate import Invalidation
 from prediction_schemas import Code, Directives
 from prediction_schemas.canonical import canonical_bytes
 from tests.fakes import Echo, GatedModel, Question
@@ -86,7 +87,9 @@ async def test_a_follower_on_another_replica_is_woken_at_once(servers: Servers, 
             leader = asyncio.ensure_future(one.ask(str(number)))
             await until(lambda: model.running == 1)
             following = asyncio.ensure_future(other.ask(str(number)))
-            waiting = beside_name(one.model.keys.key(b"", canonical_bytes(Question(text=str(number)))).name, "w")
+            waiting = beside_name(
+                one.model.keys.key(b"", canonical_bytes(Question(text=str(number)))).name, Part.INBOXES
+            )
             while not await link.ask("SCARD", waiting):  # until it has registered
                 pass
             began = time.perf_counter()
@@ -168,18 +171,17 @@ async def test_an_answer_that_was_invalidated_never_comes_back(servers: Servers,
             await stack.enter_async_context(on_redis(servers.redis_url, echo, namespace=namespace)) for _ in range(2)
         ]
         cache = await stack.enter_async_context(RedisCache(servers.redis_url, timeout_s=2.0))
-        operator, digest = Operator(cache, namespace), b""
-        facts = await operator.explain(echo, b'{"text":"a"}', b"", max_depth=64)
-        digest = bytes.fromhex(facts.key)
+        operator = Invalidation(cache, namespace)
+        digest = subject_of(them[0].model, b"", b'{"text":"a"}').key.digest
         old: list[asyncio.Future[int]] = []
         for _ in range(1000):
             old += [asyncio.ensure_future(shown(number)) for number in (0, 1, 0, 1)[: chance.randint(0, 4)]]
             await asyncio.sleep(chance.random() * 0.004)
             version += 1
             if chance.random() < 0.5:
-                await operator.invalidate_key(digest)
+                await operator.key(digest)
             else:
-                await operator.invalidate_model("echo")
+                await operator.model("echo")
             assert min(await asyncio.gather(shown(0), shown(1))) >= version
         await asyncio.gather(*old)
 
@@ -205,13 +207,13 @@ async def test_a_late_answer_is_not_stored_over_a_newer_one(
         on_redis(servers.redis_url, echo, namespace=namespace, lease_s=0.6) as other,
         RedisCache(servers.redis_url, timeout_s=2.0) as cache,
     ):
-        operator = Operator(cache, namespace)
+        operator = Invalidation(cache, namespace)
         no_cache = Directives(no_cache=first == "no-cache")
         long = asyncio.ensure_future(one.ask(directives=no_cache))
         await until(lambda: begun == [0])
-        digest = bytes.fromhex((await operator.explain(echo, b'{"text":"a"}', b"", max_depth=64)).key)
+        digest = subject_of(one.model, b"", b'{"text":"a"}').key.digest
         version = 1
-        await (operator.invalidate_key(digest) if way == "key" else operator.invalidate_model("echo"))
+        await (operator.key(digest) if way == "key" else operator.model("echo"))
         for replica in (other, one):  # on the replica of the long call, too
             assert b'"1"' in (await replica.ask(directives=no_cache)).outcome.body
         await asyncio.sleep(0.5)  # renewals come by, and the short answer expires
@@ -290,7 +292,7 @@ async def test_refreshes_are_shared_too(servers: Servers, namespace: str) -> Non
         await them[0].ask()
         model.gate.clear()
         asked = [asyncio.ensure_future(one.ask(directives=Directives(no_cache=True))) for one in them]
-        waiting = beside_name(them[0].model.keys.key(b"", canonical_bytes(Question(text="a"))).name, "w")
+        waiting = beside_name(them[0].model.keys.key(b"", canonical_bytes(Question(text="a"))).name, Part.INBOXES)
         while await link.ask("SCARD", waiting) < 3:  # who registers too late is told of no end
             pass
         assert (await them[1].ask()).status.kind == "hit"  # others are answered meanwhile
@@ -298,37 +300,6 @@ async def test_refreshes_are_shared_too(servers: Servers, namespace: str) -> Non
         replies = await asyncio.gather(*asked)
     assert {reply.outcome.code for reply in replies} == {None}
     assert 2 <= len(model.calls) <= 3
-
-
-async def test_the_operator_s_commands(servers: Servers, namespace: str) -> None:
-    """`explain` says what is there and who leads, `invalidate` takes it away."""
-    model = GatedModel()
-    async with (
-        on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
-        RedisCache(servers.redis_url, timeout_s=2.0) as cache,
-    ):
-        operator, body, echo = Operator(cache, namespace), b'{"text":"a"}', one.model.predictor
-        seen = await operator.explain(echo, body, b"", max_depth=64)
-        assert (seen.state, seen.generation, seen.leader) == ("none", None, None)
-        asked = asyncio.ensure_future(one.ask())
-        await until(lambda: model.running == 1)
-        seen = await operator.explain(echo, body, b"", max_depth=64)
-        assert (seen.state, seen.attempts) == ("lease", 1)
-        assert seen.leader is not None
-        assert 0 < seen.leader.lease_left_s <= 3
-        model.gate.set()
-        await asked
-        seen = await operator.explain(echo, body, b"", max_depth=64)
-        assert (seen.state, seen.attempts) == ("fresh", 0)
-        assert seen.fresh_for_s is not None
-        assert 50 < seen.fresh_for_s < 70
-        assert await operator.invalidate_key(bytes.fromhex(seen.key))
-        assert not await operator.invalidate_key(bytes.fromhex(seen.key))
-        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "none"
-        assert (await one.ask()).status.kind == "miss"
-        assert await operator.invalidate_all() == ["echo"]
-        assert (await operator.explain(echo, body, b"", max_depth=64)).state == "other generation"
-        assert (await operator.explain(echo, body, b"ann", max_depth=64)).state == "none"
 
 
 def test_the_commands_on_the_command_line(servers: Servers, namespace: str) -> None:

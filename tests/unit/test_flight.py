@@ -2,6 +2,7 @@
 
 import asyncio
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,13 @@ from prediction_responder.flight.flight import Flight, Flights
 Waiter = asyncio.Future[int]
 
 
-def settle(flight: Flight[Waiter], value: int | None, error: Exception | None) -> None:
+async def run(flight: Flight[Any, Any]) -> int:
+    """The work of a flight is a function here."""
+    result: int = await flight.work(flight)
+    return result
+
+
+def settle(flight: Flight[Waiter, Any], value: int | None, error: Exception | None) -> None:
     """Hand the ending to every waiter that still waits."""
     for waiter in flight.waiters:
         if not waiter.done():
@@ -23,12 +30,12 @@ class Requesters:
     """Coroutines that wait for one key, as requesters do."""
 
     def __init__(self) -> None:
-        self.flights: Flights[Waiter, int] = Flights(settle)
+        self.flights: Flights[Waiter, Any, int] = Flights(run, settle)
         self.gate = asyncio.Event()
         self.begun = 0
         self.failure: Exception | None = None
 
-    async def work(self, flight: Flight[Waiter]) -> int:
+    async def work(self, flight: Flight[Waiter, Any]) -> int:
         """The model."""
         self.begun += 1
         flight.start()
@@ -127,10 +134,10 @@ async def test_started_work_outlives_its_last_requester() -> None:
 async def test_work_that_has_not_started_ends_with_its_last_requester() -> None:
     """Nobody waits and nothing is paid for: the flight is cancelled and its key is gone."""
     landed: list[object] = []
-    flights: Flights[str, int] = Flights(lambda *ending: landed.append(ending))
+    flights: Flights[str, Any, int] = Flights(run, lambda *ending: landed.append(ending))
     never = asyncio.Event()
 
-    async def waits_for_a_permit(_: Flight[str]) -> int:
+    async def waits_for_a_permit(_: Flight[str, Any]) -> int:
         await never.wait()
         return 1
 
@@ -161,7 +168,7 @@ async def test_work_that_cancels_itself_strands_nobody() -> None:
     """A model that raises CancelledError is a failure like any other."""
     requesters = Requesters()
 
-    async def cancels_itself(_: Flight[Waiter]) -> int:
+    async def cancels_itself(_: Flight[Waiter, Any]) -> int:
         raise asyncio.CancelledError
 
     waiter: Waiter = asyncio.get_running_loop().create_future()
@@ -176,24 +183,24 @@ async def test_a_newer_flight_takes_new_requesters_and_the_older_one_still_lands
     endings: list[tuple[list[str], int | None]] = []
     first_landed = asyncio.Event()
 
-    def land(flight: Flight[str], value: int | None, _: Exception | None) -> None:
+    def land(flight: Flight[str, Any], value: int | None, _: Exception | None) -> None:
         endings.append((list(flight.waiters), value))
         first_landed.set()
 
-    flights: Flights[str, int] = Flights(land)
+    flights: Flights[str, Any, int] = Flights(run, land)
     gates = {1: asyncio.Event(), 2: asyncio.Event()}
 
     def work(number: int) -> object:
-        async def run(_: Flight[str]) -> int:
+        async def run(_: Flight[str, Any]) -> int:
             await gates[number].wait()
             return number
 
         return run
 
-    flights.begin("k", "old", work(1))  # type: ignore[arg-type]
+    flights.begin("k", "old", work(1))
     now = asyncio.get_running_loop().time() + 0.001
     assert flights.joinable("k", now) is None
-    newer = flights.begin("k", "new", work(2))  # type: ignore[arg-type]
+    newer = flights.begin("k", "new", work(2))
     assert flights.joinable("k") is newer
     gates[1].set()
     await first_landed.wait()
@@ -207,9 +214,9 @@ async def test_the_leaders_context_does_not_leak_into_shared_work() -> None:
     """A trace or a tenant of the one who came first is not everybody's."""
     secret: ContextVar[str] = ContextVar("secret", default="nobody's")
     seen: list[str] = []
-    flights: Flights[str, int] = Flights(lambda *_: None)
+    flights: Flights[str, Any, int] = Flights(run, lambda *_: None)
 
-    async def work(_: Flight[str]) -> int:
+    async def work(_: Flight[str, Any]) -> int:
         seen.append(secret.get())
         return 1
 
@@ -221,15 +228,15 @@ async def test_the_leaders_context_does_not_leak_into_shared_work() -> None:
 
 async def test_take_back_returns_only_those_whose_work_has_not_started() -> None:
     """While draining, what has not started is handed back and the rest goes on."""
-    flights: Flights[str, int] = Flights(lambda *_: None)
+    flights: Flights[str, Any, int] = Flights(run, lambda *_: None)
     gate = asyncio.Event()
 
-    async def started(flight: Flight[str]) -> int:
+    async def started(flight: Flight[str, Any]) -> int:
         flight.start()
         await gate.wait()
         return 1
 
-    async def waiting(_: Flight[str]) -> int:
+    async def waiting(_: Flight[str, Any]) -> int:
         await gate.wait()
         return 1
 
@@ -246,9 +253,9 @@ async def test_take_back_returns_only_those_whose_work_has_not_started() -> None
 async def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:  # noqa: C901
     """Arrivals, departures, successes and failures in any order: one joinable flight per key, one ending each."""
     endings: list[str] = []
-    flights: Flights[str, int] = Flights(lambda flight, *_: endings.extend(flight.waiters))
+    flights: Flights[str, Any, int] = Flights(run, lambda flight, *_: endings.extend(flight.waiters))
     gates: dict[int, asyncio.Future[int]] = {}
-    waiting: dict[str, tuple[int, Flight[str]]] = {}
+    waiting: dict[str, tuple[int, Flight[str, Any]]] = {}
     left: set[str] = set()
 
     async def work(key: int) -> int:
@@ -260,7 +267,7 @@ async def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, 
             flight = flights.joinable(key)
             if flight is None:
                 gates[key] = asyncio.get_running_loop().create_future()
-                flight = flights.begin(key, waiter, lambda _, key=key: work(key))  # type: ignore[misc]
+                flight = flights.begin(key, waiter, lambda _, key=key: work(key))
             else:
                 flights.join(flight, waiter)
             waiting[waiter] = key, flight

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prediction_responder import Answer, InvalidInput, Unavailable
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
 from prediction_responder.cache.memory import MemoryCache
-from prediction_responder.cache.value import Entry, decode_entry, encode_entry, generation_of, is_entry
+from prediction_responder.cache.value import Entry, encode_entry, generation_of, is_entry, read
 from prediction_responder.flight.leader import cool_down_ms
 from prediction_responder.operate.decision import decision
 from prediction_schemas import NO_DIRECTIVES, Code, Directives
@@ -104,8 +104,10 @@ def test_explain_says_what_the_service_does(age: int, asked: Directives, fails: 
         house.clock.now += age
         [name] = [name for name in house.cache._values if name.endswith(":v")]
         [value] = await house.cache.get_many([name])
-        entry = None if value is None else decode_entry(value[5:21], generation_of(value), value)
-        said = decision(entry, asked, house.clock.ms(), STALE_S)
+        standing = None if value is None else read(value[5:21], generation_of(value), value)
+        entry = standing if isinstance(standing, Entry) else None
+        assert entry is standing
+        said = decision(entry, asked, house.clock.now_ms(), STALE_S)
         if fails:
             house.model.fails()
         house.model.calls = 0
@@ -487,4 +489,4 @@ async def test_an_answer_under_another_s_name_is_counted_and_never_served() -> N
     await house.cache.put(one, old, 60_000)
     assert await house.kind() == "miss"
     assert house.odd == ["unusable_value"]
-    assert beside_name(one, "r") not in house.cache._values
+    assert beside_name(one, Part.REFRESH) not in house.cache._values

@@ -4,19 +4,20 @@ import pytest
 
 from prediction_responder.cache import Place, Slot
 from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.cache.value import start_id
 from prediction_responder.execution.served import ServedModel
 from prediction_responder.messages import Key
 from prediction_schemas import Code
 from tests.fakes import BrokenCache, Clock, GatedModel, Replies, asker, served, serving
 
-DEAD = [b"replica%d" % number for number in range(9)]
+DEAD = [start_id(b"replica%d" % number) for number in range(9)]
 
 
 async def ask(cache: MemoryCache, clock: Clock, starts: list[bytes], **options: bool) -> str:
     """Ask for an answer whose model was started in these replicas and never ended; how that ends."""
     model: ServedModel = await served(GatedModel(is_open=True).predictor())
     request, replies, brittle = asker(model)(), Replies(), BrokenCache(cache)
-    key: Key = model.key_of(request.tenant, request.body)
+    key: Key = model.key_of(request)
     cache.write_starts(Place(key.name, Slot.VALUE), starts, 60_000)
     brittle.forgets_deaths = options.get("forgets_deaths", False)
     service = serving(brittle, replies, clock)
@@ -38,14 +39,14 @@ async def ask(cache: MemoryCache, clock: Clock, starts: list[bytes], **options: 
 async def test_where_others_die_too_it_takes_twice_as_many_deaths_to_tell(starts: int, others: int, code: str) -> None:
     """Three alone; six when processes have died lately that had not this input."""
     cache, clock = MemoryCache(), Clock()
-    cache.write_deaths("pr:{", DEAD[-others:] if others else [], clock.ms() - 500_000)
+    cache.write_deaths("pr:{", DEAD[-others:] if others else [], clock.now_ms() - 500_000)
     assert await ask(cache, clock, DEAD[:starts]) == code
 
 
 async def test_deaths_of_long_ago_cast_no_doubt() -> None:
     """Ten minutes."""
     cache, clock = MemoryCache(), Clock()
-    cache.write_deaths("pr:{", DEAD[-1:], clock.ms() - 700_000)
+    cache.write_deaths("pr:{", DEAD[-1:], clock.now_ms() - 700_000)
     assert await ask(cache, clock, DEAD[:3]) == Code.MODEL_CRASHED.name
 
 

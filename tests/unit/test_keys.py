@@ -41,15 +41,15 @@ def test_the_name_of_a_value_has_a_hash_tag_and_nothing_of_the_client() -> None:
     assert key.name == f"staging.pr:{{{key.digest.hex()}}}:v"
 
 
-def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) -> None:
+async def test_a_fingerprint_covers_every_byte_and_the_order_of_files(tmp_path: Path) -> None:
     """Weights replaced under the same version are another model."""
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_bytes(b"one")
     second.write_bytes(b"two")
-    assert fingerprint([]) == b""
-    seen = {fingerprint([first]), fingerprint([first, second]), fingerprint([second, first])}
+    assert await fingerprint([]) == b""
+    seen = {await fingerprint([first]), await fingerprint([first, second]), await fingerprint([second, first])}
     first.write_bytes(b"onE")
-    assert len(seen | {fingerprint([first])}) == 4
+    assert len(seen | {await fingerprint([first])}) == 4
 
 
 def test_a_memo_is_bounded_in_bytes_and_forgets_what_was_used_least_recently() -> None:

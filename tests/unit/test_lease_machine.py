@@ -1,12 +1,10 @@
 """Leases among replicas that freeze, die and are not heard, in virtual time: whatever happens in whatever order."""
 
 import asyncio
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import looptime
 from hypothesis import settings
@@ -20,15 +18,16 @@ from prediction_responder.cache import (
     Commit,
     Entry,
     Held,
-    LeaseStore,
     Place,
     Slot,
 )
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
 from prediction_responder.cache.memory import MemoryCache
+from prediction_responder.cache.value import LeaseMark, Unshared
 from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
 from prediction_responder.messages import Key
+from tests.stores import Through
 
 T = TypeVar("T")
 LEASE_S, TIMEOUT_S = 3.0, 0.2
@@ -37,25 +36,28 @@ KEY = Key(b"d" * 16, "{d}:v", "generation")
 REPLICAS = st.integers(0, 2)
 
 
-class Wire:
+class LoopClock:
+    """The loop's virtual time, as every clock."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now_s = loop.time
+
+    def now_ms(self) -> int:
+        return round(self.now_s() * 1000)
+
+
+class Wire(Through):
     """A replica's way to the store, which takes time, loses requests and replies, and stops with its replica."""
 
+    inner: MemoryCache
+
     def __init__(self, world: "World", store: MemoryCache) -> None:
+        super().__init__(store)
         self._world = world
-        self._store = store
         self.loses: list[str] = []
         self.runs = asyncio.Event()
         self.runs.set()
         self.is_dead = False
-
-    @property
-    def is_up(self) -> bool:
-        """Nobody asks here."""
-        return True
-
-    @property
-    def problem(self) -> None:
-        """Nobody asks here."""
 
     async def _over(self, work: Callable[[], Awaitable[T]]) -> T:
         await self.runs.wait()
@@ -71,69 +73,42 @@ class Wire:
             raise CacheUnavailable("lost")
         return done
 
-    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        return await self._over(lambda: self._store.get_many(names))
-
-    async def put(self, name: str, value: bytes, ttl_ms: int) -> None:
-        await self._over(lambda: self._store.put(name, value, ttl_ms))
-
-    async def settle_on(self, name: str, proposal: bytes) -> bytes:
-        return await self._over(lambda: self._store.settle_on(name, proposal))
-
     async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
-        return await self._over(
-            lambda: self._world.granted(place, mark, self._store.claim(place, mark, lease_ms, seen))
-        )
+        return await self._over(lambda: self._world.granted(place, mark, self.inner.claim(place, mark, lease_ms, seen)))
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         return await self._over(
-            lambda: self._world.taken(place, mark, self._store.take_over(place, seen, mark, lease_ms))
+            lambda: self._world.taken(place, mark, self.inner.take_over(place, seen, mark, lease_ms))
         )
 
-    async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        return await self._over(lambda: self._store.register(place, mark, keep_ms))
-
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
-        return await self._over(lambda: self._world.renewed(held, self._store.renew(held, lease_ms)))
+        return await self._over(lambda: self._world.renewed(held, self.inner.renew(held, lease_ms)))
 
     async def commit(self, commit: Commit) -> bool:
-        return await self._over(lambda: self._world.committed(commit, self._store))
-
-    async def fence(self, name: str) -> bool:
-        return await self._over(lambda: self._store.fence(name))
-
-    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        self._store.write_starts(place, replicas, keep_ms)
-
-    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
-        self._store.write_deaths(name, replicas, at_ms)
-
-    async def deaths(self, name: str, since_ms: int) -> set[bytes]:
-        return await self._over(lambda: self._store.deaths(name, since_ms))
+        return await self._over(lambda: self._world.committed(commit, self.inner))
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         def pushed(push: bytes) -> None:
             if self.runs.is_set() and not self.is_dead and "push" not in self.loses:
                 on_push(push)
 
-        self._store.listen(pushed, on_gap)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to let go of."""
+        self.inner.listen(pushed, on_gap)
 
 
-_stores: tuple[type[LeaseStore], ...] = (Wire,)
+class Nothing:
+    """Hears of progress, and has no use for it."""
+
+    def asks(self, generation: bytes | None, number: int) -> None:
+        """Ignored."""
+
+    def meets(self, mark: LeaseMark | Unshared) -> None:
+        """Ignored."""
 
 
 class World:
     """What really happened, seen by nobody but the test."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.memory = MemoryCache(clock=clock)
         self.holders: dict[Slot, bytes] = {}
@@ -163,7 +138,7 @@ class World:
 
     async def committed(self, commit: Commit, store: MemoryCache) -> bool:
         place, mark, _ = commit.held
-        [there] = await store.get_many([beside_name(place.name, place.slot.value)])
+        [there] = await store.get_many([beside_name(place.name, Part(place.slot.value))])
         stood = await store.commit(commit)
         empty = there is None and place.slot is Slot.VALUE
         assert not stood or empty or mark == self.holders[place.slot] == there, "a stale commit was accepted"
@@ -174,8 +149,8 @@ class World:
         call = object()
         if counts:
             if self.running:
-                self.overlaps.append(self.clock())
-            self.running[call] = self.clock()
+                self.overlaps.append(self.clock.now_s())
+            self.running[call] = self.clock.now_s()
         return call
 
     def end(self, call: object) -> None:
@@ -188,8 +163,8 @@ class Sim:
     def __init__(self, world: World) -> None:
         self.world = world
         self.wire = Wire(world, world.memory.beside())
-        self.answers = CachedAnswers(self.wire, lambda: round(world.clock() * 1000))
-        self.leases = Leases(self.wire, self.answers, lease_s=LEASE_S)
+        self.answers = CachedAnswers(self.wire)
+        self.leases = Leases(self.wire, self.answers, world.clock, lease_s=LEASE_S)
         self.flights: list[asyncio.Task[None]] = []
         self.leads = False
 
@@ -207,7 +182,7 @@ class Sim:
     async def _fly(self, work_s: float, ttl_s: float, *, fails: bool, renews: bool) -> None:
         asked_in = self.world.version
         try:
-            lease = await self.leases.acquire(KEY, None, only_later=renews)
+            lease = await self.leases.acquire(KEY, None, Nothing(), only_later=renews)
         except CacheUnavailable:
             return  # the model is called without a lease
         if isinstance(lease, Entry):
@@ -221,7 +196,7 @@ class Sim:
         if not found or not isinstance(found[0], Entry):
             return
         with suppress(CacheUnavailable):
-            lease = await self.leases.acquire_refresh(KEY, found[0].head)
+            lease = await self.leases.acquire_refresh(KEY, found[0].head, Nothing())
             if isinstance(lease, Lease):
                 await self._lead(lease, work_s, ttl_s, fails=fails, counts=True)
 
@@ -237,7 +212,7 @@ class Sim:
         if fails:
             await self.leases.commits.commit_error(lease, b"error", cool_ms=0 if ttl_s == 0 else 250)
         else:
-            now_ms, ttl_ms = self.answers.now_ms(), round(ttl_s * 1000)
+            now_ms, ttl_ms = self.world.clock.now_ms(), round(ttl_s * 1000)
             await self.leases.commits.commit(lease, Entry(now_ms, now_ms + ttl_ms, 1, b"%d" % version), 2 * ttl_ms)
 
 
@@ -247,7 +222,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.loop = looptime.new_event_loop()
-        self.world = World(self.loop.time)
+        self.world = World(LoopClock(self.loop))
         self.sims = self._run(self._make())
 
     async def _make(self) -> list[Sim]:
@@ -311,7 +286,8 @@ class LeaseMachine(RuleBasedStateMachine):
     def invalidate_the_model(self) -> None:
         """The same, for every answer of the model."""
         self._hurt()
-        self.world.memory._set(KEY.generation_name, secrets.token_bytes(8), math.inf)
+        self._run(self.world.memory.settle_generation(KEY.generation_name, secrets.token_bytes(8)))
+        self._run(self.world.memory.renew_generation(KEY.generation_name, secrets.token_bytes(8)))
         self.world.version += 1
 
     @rule(seconds=st.sampled_from([0.0005, 0.0015, 0.1, 1.0, 3.1, 12.0]))

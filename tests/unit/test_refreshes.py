@@ -7,7 +7,7 @@ import pytest
 
 from prediction_responder import Answer, InvalidInput, Unavailable, predictor
 from prediction_responder.cache import CacheRefused, CacheUnavailable, Claimed, Commit, Place, Slot
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
 from prediction_responder.cache.memory import MemoryCache
 from prediction_schemas import Directives
 from tests.fakes import BrokenCache, Echo, GatedModel, Question, asker, served
@@ -57,8 +57,7 @@ async def test_no_cache_does_not_board_a_flight_that_may_follow_an_older_one(the
 async def test_no_cache_trusts_no_clock(ahead_ms: int) -> None:
     """What is there was computed before, whatever the clock of the replica says that computed it."""
     house = await built()
-    writer = house.services[1]
-    writer._answers.now_ms = lambda: house.clock.ms() + ahead_ms
+    house.clocks[1].ahead_ms = ahead_ms
     await house.reply(at=1)
     house.clock.now += 0.3
     assert await house.kind(NO_CACHE) == "request"
@@ -253,7 +252,7 @@ async def test_a_refresh_that_replaces_nothing_is_not_begun_by_every_hit(what: s
 
     counting = Counting(clock=house.clock)
     counting._shared = house.cache
-    house.brittle._inner = counting
+    house.brittle.inner = counting
 
     def outcome() -> object:
         if what == "refused":
@@ -360,7 +359,7 @@ async def test_who_takes_a_refresh_over_keeps_the_value_as_well() -> None:
     """A lease of an older generation stands beside the new value, which is about to end."""
     house = await built()
     slow = await refreshing(house)
-    beside = beside_name(house.name, "r")
+    beside = beside_name(house.name, Part.REFRESH)
     mark = house.cache._get(beside)
     assert mark is not None
     house.invalidate_model()
@@ -451,12 +450,11 @@ async def test_a_refresh_whose_permit_is_taken_at_the_last_moment_lets_go() -> N
                 await house.model.called(2)
             return await super().claim(place, mark, lease_ms, seen)
 
-    late = Late(house.cache)
-    house.services[0]._leader._leases._store = late
+    house.brittle.inner = Late(house.cache)
     await settle()
     assert house.refreshes == ["dropped"]
     assert len(held._held) == 1  # the miss's own
-    assert await house.cache.get_many([beside_name(house_name(house, "a"), "r")]) == [None]
+    assert await house.cache.get_many([beside_name(house_name(house, "a"), Part.REFRESH)]) == [None]
     house.model.gate.set()
     await house.idle()
 
@@ -464,7 +462,7 @@ async def test_a_refresh_whose_permit_is_taken_at_the_last_moment_lets_go() -> N
 def house_name(house: House, text: str) -> str:
     """Where the answer to a text is."""
     request = house.ask(text)
-    return request.model.key_of(request.tenant, request.body).name
+    return request.model.key_of(request).name
 
 
 async def test_a_claim_of_a_refresh_that_nobody_heard_is_taken_back() -> None:
@@ -485,13 +483,11 @@ async def test_a_claim_of_a_refresh_that_nobody_heard_is_taken_back() -> None:
             said.append(commit)
             return await super().commit(commit)
 
-    deaf = Deaf(house.cache)
-    leases = house.services[0]._leader._leases
-    leases._store = leases.commits._store = deaf
+    house.brittle.inner = Deaf(house.cache)
     await house.kind()
     await settle()
     assert len(said) == 1
-    assert await house.cache.get_many([beside_name(house.name, "r")]) == [None]
+    assert await house.cache.get_many([beside_name(house.name, Part.REFRESH)]) == [None]
     assert await house.kind(Directives(max_age_s=3), at=1) == "request"
 
 
@@ -545,7 +541,7 @@ async def test_no_cache_takes_what_was_computed_after_the_call_that_it_has_seen_
             await claims.wait()
             return await super().claim(place, mark, lease_ms, seen)
 
-    house.brittle._inner = late = Late(clock=house.clock)
+    house.brittle.inner = late = Late(clock=house.clock)
     late._shared = house.cache
     gate.set()
     await house.services[1].idle()

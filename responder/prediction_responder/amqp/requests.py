@@ -1,11 +1,11 @@
 """Reads requests from AMQP messages, by version 1 of the wire contract."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from amqp_lane import Delivery, Properties
 from prediction_responder.messages import Model, Refused, Request
+from prediction_responder.observe.events import Observer, Oddity
 from prediction_schemas import NO_DIRECTIVES, Code, Directives, parse_cache_control
 from prediction_schemas.wire import CACHE_CONTROL, CALL, DEADLINE, DIRECT_REPLY_TO, JSON, TENANT
 
@@ -62,12 +62,12 @@ class Intake:
         max_body_bytes: a larger body is refused with 413 PAYLOAD_TOO_LARGE.
         tenant_from_user_id: take the tenant from the user that the broker has validated, never from a header.
         users: the whole name of a request's validated user must match this; None accepts every request.
-        count: called with the kind of an oddity that was ignored.
+        observer: is told of oddities that were ignored.
     """
 
     max_body_bytes: int
     tenant_from_user_id: bool
-    count: Callable[[str], None]
+    observer: Observer
     users: re.Pattern[bytes] | None = None
 
     def request(self, delivery: Delivery, model: Model, now: float, now_ms: int) -> Request:
@@ -106,7 +106,7 @@ class Intake:
             return NO_DIRECTIVES
         directives = NO_DIRECTIVES if control is None else parse_cache_control(control)
         if control is None or directives.malformed:
-            self.count("malformed_cache_control")
+            self.observer.odd(Oddity.MALFORMED_CACHE_CONTROL)
         return directives
 
     def _tenant(self, given: Properties) -> bytes:
@@ -127,7 +127,7 @@ class Intake:
         if header != b"":
             left_ms = _left_ms(header, now_ms)
             if left_ms is None:
-                self.count("malformed_deadline")
+                self.observer.odd(Oddity.MALFORMED_DEADLINE)
             else:
                 deadline, has_deadline = min(deadline, now + left_ms / 1000), True
         return deadline, has_deadline

@@ -8,11 +8,12 @@ from prediction_responder.cache.port import (
     Claimed,
     Commit,
     Held,
+    Inspected,
     LeaseStore,
     Place,
     Slot,
 )
-from prediction_responder.cache.value import Entry, decode_entry, encode_entry
+from prediction_responder.cache.value import Entry, encode_entry
 
 __all__ = [
     "Cache",
@@ -24,9 +25,9 @@ __all__ = [
     "Entry",
     "Gap",
     "Held",
+    "Inspected",
     "LeaseStore",
     "Place",
     "Slot",
-    "decode_entry",
     "encode_entry",
 ]

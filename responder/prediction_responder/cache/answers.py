@@ -1,23 +1,25 @@
 """Answers by key, looked up in batches. Every kind of bad value is a gap."""
 
+import itertools
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prediction_responder.cache.generation import current_of
 from prediction_responder.cache.port import Cache, CacheUnavailable
 from prediction_responder.cache.value import (
     GENERATION_BYTES,
+    CoolDown,
     Entry,
-    cools_until_ms,
-    decode_entry,
-    generation_of,
-    is_cool_down,
-    is_lease,
-    is_unshared,
-    token_of,
+    LeaseMark,
+    Outdated,
+    Standing,
+    Unreadable,
+    Unshared,
+    read,
 )
 from prediction_responder.messages import Key
+from prediction_responder.observe.events import NOBODY, Observer, Oddity
 from prediction_responder.observe.logs import logger
 
 log = logger(__name__)
@@ -29,42 +31,52 @@ class Gap:
 
     Args:
         generation: of the key's model, at the look-up; None when there is none yet.
-        token: of the mark in the answer's place; empty without one.
-        cools_until_ms: when the model may be called again; None without a cool-down.
+        standing: what stands in the answer's place; no entry of this generation.
     """
 
     generation: bytes | None
-    token: bytes = b""
-    cools_until_ms: int | None = None
+    standing: LeaseMark | CoolDown | Unshared | Outdated | Unreadable | None = None
+
+    @property
+    def token(self) -> bytes:
+        """The token of the mark in the answer's place; empty without one."""
+        return self.standing.token if isinstance(self.standing, LeaseMark | Unshared) else b""
+
+    @property
+    def cools_until_ms(self) -> int | None:
+        """When the model may be called again; None without a cool-down."""
+        return self.standing.until_ms if isinstance(self.standing, CoolDown) else None
 
 
 class CachedAnswers:
     """Reads answers and generations from a cache.
 
+    What is asked of the cache gets numbers, in the order in which it is sent. A reply shows a state that is no older
+    than the moment of sending; so of two questions, the one with the higher number is known to be new enough for
+    whatever had arrived when the other one was sent, on whichever connection either goes.
+
     Args:
         cache: where the bytes are.
-        clock_ms: wall clock, in milliseconds since the Unix epoch.
-        count: called with the kind of an oddity.
+        observer: is told of values that cannot be used.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        count: Callable[[str], None] = lambda _kind: None,
-    ) -> None:
+    def __init__(self, cache: Cache, observer: Observer = NOBODY) -> None:
         self._cache = cache
         self._is_down = False
-        self._count = count
-        self.now_ms = clock_ms
+        self._observer = observer
+        self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<CachedAnswers in {self._cache!r}{' down' if self._is_down else ''}>"
 
+    def next_number(self) -> int:
+        """The number of what is sent to the cache next."""
+        return next(self._numbers)
+
     async def look_up(self, keys: Sequence[Key]) -> list[Entry | Gap] | None:
         """The entry of each key, or the gap in its place, in their order; None when the cache does not answer.
 
-        Generations are read in the same step as values: a value of another generation than its model's is a gap.
+        Generations are asked for together with the values: a value of another generation than its model's is a gap.
         """
         if not keys:
             return []
@@ -77,15 +89,15 @@ class CachedAnswers:
         if self._is_down:
             log.info("cache_back")
             self._is_down = False
-        generations = dict(zip(models, values, strict=False))
+        generations = dict(zip(models, map(current_of, values), strict=False))
         found: list[Entry | Gap] = []
         for key, value in zip(keys, values[len(models) :], strict=True):
             generation = generations[key.generation_name]
             if value is None or generation is None:
                 found.append(Gap(generation))
             else:
-                entry = decode_entry(key.digest, generation, value)
-                found.append(self._gap(key, generation, value) if entry is None else entry)
+                standing = read(key.digest, generation, value)
+                found.append(standing if isinstance(standing, Entry) else self._gap(generation, standing))
         return found
 
     async def entry(self, key: Key) -> Entry | None:
@@ -99,7 +111,8 @@ class CachedAnswers:
         Raises:
             CacheUnavailable: within the operation timeout.
         """
-        return await self._cache.settle_on(key.generation_name, secrets.token_bytes(GENERATION_BYTES))
+        token = secrets.token_bytes(GENERATION_BYTES)
+        return current_of(await self._cache.settle_generation(key.generation_name, token)) or token
 
     def note_outage(self, error: CacheUnavailable) -> None:
         """Log an outage once, not once for each request."""
@@ -107,10 +120,8 @@ class CachedAnswers:
             log.warning("cache_down", problem=str(error))
         self._is_down = True
 
-    def _gap(self, key: Key, generation: bytes, value: bytes) -> Gap:
-        if is_lease(value) or is_unshared(value):
-            return Gap(generation, token_of(value))
-        until_ms = cools_until_ms(generation, value)
-        if not is_cool_down(value) and decode_entry(key.digest, generation_of(value), value) is None:
-            self._count("unusable_value")  # a value that was only invalidated does not count
-        return Gap(generation, cools_until_ms=until_ms)
+    def _gap(self, generation: bytes, standing: Standing) -> Gap:
+        assert not isinstance(standing, Entry)
+        if isinstance(standing, Unreadable):  # what was only invalidated is no oddity
+            self._observer.odd(Oddity.UNUSABLE_VALUE)
+        return Gap(generation, standing)

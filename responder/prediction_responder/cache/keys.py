@@ -6,6 +6,7 @@ never on headers, identifiers or the transport.
 
 import hashlib
 from collections import OrderedDict
+from enum import StrEnum
 
 from prediction_responder.messages import Key
 
@@ -17,16 +18,25 @@ _ENTRY_BYTES = 480  # measured: the objects of an entry without the text of its 
 
 def value_name(prefix: str, digest: bytes) -> str:
     """The name of an answer in Redis. The braces are a hash tag: all names of one answer share a cluster slot."""
-    return f"{prefix}{digest.hex()}}}:v"
+    return f"{prefix}{digest.hex()}}}:{Part.VALUE}"
 
 
-def beside_name(name: str, suffix: str) -> str:
-    """The name of what belongs to a value, by its suffix.
+class Part(StrEnum):
+    """What belongs to one answer: the last part of its name in Redis."""
 
-    `r`: the lease of a refresh; `w`: inboxes of followers; `av` and `ar`: starts; `f`: failures in a row; `h`: an
-    answer that is handed over but not kept; `x`: the fence.
-    """
-    return f"{name[:-1]}{suffix}"
+    VALUE = "v"
+    REFRESH = "r"  # the lease of a refresh
+    INBOXES = "w"  # of followers
+    STARTS = "av"  # of calls for the value
+    REFRESH_STARTS = "ar"
+    FAILURES = "f"  # in a row
+    HANDED_OVER = "h"  # an answer that is not kept
+    FENCE = "x"
+
+
+def beside_name(name: str, part: Part) -> str:
+    """The name of what belongs to a value."""
+    return f"{name[: -len(Part.VALUE)]}{part}"
 
 
 def deaths_name(name: str) -> str:

@@ -3,29 +3,31 @@
 import asyncio
 import math
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from prediction_responder.cache.keys import beside_name, deaths_name
+from prediction_responder.cache.generation import Generation, read_generation
+from prediction_responder.cache.keys import Part, beside_name, deaths_name
 from prediction_responder.cache.port import (
     FAILURES_KEPT_MS,
     FENCED_MS,
     HANDED_OVER_MS,
-    PUSH_MAX_BYTES,
     SEEN_BYTES,
     Claimed,
     Commit,
     Held,
+    Inspected,
     Place,
     Slot,
     attempts_name,
-    ids_in,
     slot_name,
 )
-from prediction_responder.cache.value import FENCE_BYTES, generation_of, is_entry, token_of
+from prediction_responder.cache.push import HANDED_OVER, NOTHING, PUSH_MAX_BYTES, Push
+from prediction_responder.cache.value import FENCE_BYTES, generation_of, is_entry, start_ids, token_of
+from prediction_responder.clock import SYSTEM_CLOCK, Clock
+from prediction_responder.messages import Key
 
 
 class MemoryCache:
@@ -33,10 +35,10 @@ class MemoryCache:
 
     Args:
         max_bytes: bytes of values and their names.
-        clock: monotonic, in seconds.
+        clock: for TTLs.
     """
 
-    def __init__(self, max_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_bytes: int = 64 * 2**20, clock: Clock = SYSTEM_CLOCK) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
@@ -73,11 +75,35 @@ class MemoryCache:
             raise ValueError(msg)
         self._shared._set(name, value, ttl_ms)
 
-    async def settle_on(self, name: str, proposal: bytes) -> bytes:
+    async def settle_generation(self, name: str, token: bytes) -> bytes:
+        there = self._shared._get(name)
+        if there is not None and read_generation(there) is not None:
+            return there
+        record = Generation(token, at_ms=self._shared._now_ms()).encoded
+        self._shared._set(name, record, math.inf)
+        return record
+
+    async def renew_generation(self, name: str, token: bytes) -> bool:
         there = self._shared._get(name)
         if there is None:
-            self._shared._set(name, proposal, math.inf)
-        return proposal if there is None else there
+            return False
+        before, now_ms = read_generation(there), self._shared._now_ms()
+        after = Generation(token, at_ms=now_ms) if before is None else before.followed_by(token, now_ms)
+        self._shared._set(name, after.encoded, math.inf)
+        return True
+
+    async def generation_names(self, prefix: str) -> list[str]:
+        return sorted(name for name in self._shared._values if name.startswith(prefix))
+
+    async def inspect(self, key: Key) -> Inspected:
+        shared, places = self._shared, [Place(key.name, slot) for slot in Slot]
+        value, refresh = (shared._get(slot_name(place)) for place in places)
+        left_ms, refresh_left_ms = (shared._left_ms(slot_name(place)) for place in places)
+        starts = tuple(one for place in places for one in start_ids(shared._get(attempts_name(place))))
+        failures = shared._get(beside_name(key.name, Part.FAILURES)) or b""
+        waiting = len(shared._waiting.get(key.name, ()))
+        generation = shared._get(key.generation_name)
+        return Inspected(generation, value, left_ms, refresh, refresh_left_ms, starts, failures, waiting)
 
     async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
         shared, slot = self._shared, slot_name(place)
@@ -89,10 +115,11 @@ class MemoryCache:
         if found is None:
             shared._set(slot, mark, lease_ms)
             shared._prolong(place, lease_ms)
-        names = attempts_name(place), *(beside_name(place.name, suffix) for suffix in "xfr")
+        parts = Part.FENCE, Part.FAILURES, Part.REFRESH
+        names = attempts_name(place), *(beside_name(place.name, part) for part in parts)
         starts, fence, failures, refresh = map(shared._get, names)
         beside = refresh or b"" if place.slot is Slot.VALUE else b""
-        return Claimed(found, ids_in(starts), fence or b"", failures or b"", beside, left_ms=left_ms)
+        return Claimed(found, start_ids(starts), fence or b"", failures or b"", beside, left_ms=left_ms)
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
         found = self._shared._get(slot_name(place))
@@ -133,47 +160,46 @@ class MemoryCache:
         stores = commit.ttl_ms > 0 and not is_outdated
         shared._drop(slot_name(place))
         if commit.failures is not None:
-            shared._set(beside_name(place.name, "f"), commit.failures, FAILURES_KEPT_MS)
+            shared._set(beside_name(place.name, Part.FAILURES), commit.failures, FAILURES_KEPT_MS)
         if stores:
             shared._set(place.name, commit.value, commit.ttl_ms)
         else:
             shared._restore_expiry(place.name)
         if commit.mark:
             shared._set(slot_name(place), commit.mark, commit.mark_ms)
-        head = commit.digest + token_of(mark)
-        push = commit.kind + head + commit.value
+        push = Push(commit.kind, commit.digest, token_of(mark), commit.value)
         if len(commit.value) > PUSH_MAX_BYTES:
-            push = (b"P" if stores else b"H") + head
+            push = push._replace(kind=NOTHING if stores else HANDED_OVER, content=b"")
             if not stores and place.name in shared._waiting:
-                shared._set(beside_name(place.name, "h"), commit.value, HANDED_OVER_MS)
+                shared._set(beside_name(place.name, Part.HANDED_OVER), commit.value, HANDED_OVER_MS)
         loop = asyncio.get_running_loop()
         for replica in shared._waiting.pop(place.name, ()):
-            loop.call_soon(replica._on_push, push)
+            loop.call_soon(replica._on_push, push.encoded)
         return not is_outdated
 
     async def fence(self, name: str) -> bool:
         shared = self._shared
-        shared._set(beside_name(name, "x"), secrets.token_bytes(FENCE_BYTES), FENCED_MS)
+        shared._set(beside_name(name, Part.FENCE), secrets.token_bytes(FENCE_BYTES), FENCED_MS)
         before = shared._get(name)
         for slot in Slot:
             shared._drop(slot_name(Place(name, slot)))
             shared._drop(attempts_name(Place(name, slot)))
-        for suffix in "fh":
-            shared._drop(beside_name(name, suffix))
+        for part in (Part.FAILURES, Part.HANDED_OVER):
+            shared._drop(beside_name(name, part))
         return before is not None and is_entry(before)
 
-    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        self._shared._set(attempts_name(place), b"".join(replicas), keep_ms)
+    def write_starts(self, place: Place, starts: Sequence[bytes], keep_ms: int) -> None:
+        self._shared._set(attempts_name(place), b"".join(starts), keep_ms)
 
-    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
-        self._shared._deaths.setdefault(deaths_name(name), {}).update(dict.fromkeys(replicas, at_ms))
+    def write_deaths(self, name: str, starts: Sequence[bytes], at_ms: int) -> None:
+        self._shared._deaths.setdefault(deaths_name(name), {}).update(dict.fromkeys(starts, at_ms))
 
     async def deaths(self, name: str, since_ms: int) -> set[bytes]:
         deaths = self._shared._deaths.get(deaths_name(name), {})
-        return {replica for replica, at_ms in deaths.items() if at_ms >= since_ms}
+        return {one for one, at_ms in deaths.items() if at_ms >= since_ms}
 
     def _is_fenced_by(self, place: Place, fence: bytes) -> bool:
-        return (self._shared._get(beside_name(place.name, "x")) or b"") == fence
+        return (self._shared._get(beside_name(place.name, Part.FENCE)) or b"") == fence
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push = on_push
@@ -194,7 +220,7 @@ class MemoryCache:
         if kept is None:
             return None
         value, expires_at = kept
-        if self._clock() >= expires_at:
+        if self._clock.now_s() >= expires_at:
             self._drop(name)
             return None
         self._values.move_to_end(name)
@@ -202,13 +228,18 @@ class MemoryCache:
 
     def _set(self, name: str, value: bytes, ttl_ms: float) -> None:
         self._drop(name)
-        self._values[name] = value, self._clock() + ttl_ms / 1000
+        self._values[name] = value, self._clock.now_s() + ttl_ms / 1000
         self._bytes += len(name) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
 
     def _left_ms(self, name: str) -> int:
-        return max(0, round((self._values[name][1] - self._clock()) * 1000))
+        """The remaining TTL; 0 for what is not there."""
+        kept = self._values.get(name)
+        return 0 if kept is None else max(0, round((kept[1] - self._clock.now_s()) * 1000))
+
+    def _now_ms(self) -> int:
+        return self._clock.now_ms()
 
     def _prolong(self, place: Place, lease_ms: int) -> None:
         """Keep a value while a lease stands beside it."""
@@ -217,7 +248,7 @@ class MemoryCache:
             return
         if self._left_ms(place.name) < lease_ms:
             self._planned.setdefault(place.name, kept[1])
-            self._values[place.name] = kept[0], self._clock() + lease_ms / 1000
+            self._values[place.name] = kept[0], self._clock.now_s() + lease_ms / 1000
 
     def _restore_expiry(self, name: str) -> None:
         """Give a value that a lease prolonged, and that was not replaced, its original expiry."""

@@ -6,9 +6,9 @@ from enum import Enum
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from prediction_responder.cache.keys import beside_name
+from prediction_responder.cache.keys import Part, beside_name
+from prediction_responder.messages import Key
 
-PUSH_MAX_BYTES = 65_536  # of a value; followers fetch a larger one
 SEEN_BYTES = 64  # how much of a slot's content is compared
 HANDED_OVER_MS = 5_000  # how long followers can fetch a value that is neither pushed nor kept
 FAILURES_KEPT_MS = 60_000
@@ -30,8 +30,8 @@ class CacheRefused(CacheUnavailable):
 class Slot(Enum):
     """Where a lease stands: in the place of the value, or beside a value while it is refreshed."""
 
-    VALUE = "v"
-    REFRESH = "r"
+    VALUE = Part.VALUE
+    REFRESH = Part.REFRESH
 
 
 class Place(NamedTuple):
@@ -48,7 +48,7 @@ def slot_name(place: Place) -> str:
 
 def attempts_name(place: Place) -> str:
     """The name of the record of the model's starts for a place."""
-    return beside_name(place.name, f"a{place.slot.value}")
+    return beside_name(place.name, Part.STARTS if place.slot is Slot.VALUE else Part.REFRESH_STARTS)
 
 
 class Claimed(NamedTuple):
@@ -56,7 +56,7 @@ class Claimed(NamedTuple):
 
     Args:
         found: what the slot held, and still holds; None when it was empty and holds the mark now.
-        starts: the replicas that started the model for this place and did not end it.
+        starts: who started the model for this place and did not end it; see `value.start_id`.
         fence: set by the last invalidation of the key; a lease that was claimed before it cannot be committed.
         failures: the note of failures in a row; see `failures_note`.
         beside: what the refresh slot holds, if the value's place was claimed.
@@ -89,8 +89,7 @@ class Commit:
         held: the lease; it ends only if its mark still stands or the value's slot is empty, and the fence is the same.
         value: what to store, and to push to the followers.
         ttl_ms: its TTL; 0 stores nothing.
-        kind: the first byte of the push.
-        digest: of the key; part of the push.
+        kind, digest: of the push; see `push`.
         clear_attempts: erase the starts, because the process has survived; done even if the commit comes too late.
         mark, mark_ms: what the slot holds afterwards, and for how long; empty for nothing.
         failures: the new note of failures in a row; empty erases the note, None leaves it.
@@ -107,8 +106,34 @@ class Commit:
     failures: bytes | None = None
 
 
+class Inspected(NamedTuple):
+    """All that stands under the names of one answer, undecoded. Times left are milliseconds; 0 for what is not there.
+
+    Args:
+        generation: the record of the key's model.
+        value, refresh: what the two slots hold.
+        starts: who started the model for either slot and did not end it.
+        failures: the note of failures in a row.
+        waiting: how many replicas wait for the end of a lease.
+    """
+
+    generation: bytes | None
+    value: bytes | None
+    left_ms: int
+    refresh: bytes | None
+    refresh_left_ms: int
+    starts: tuple[bytes, ...]
+    failures: bytes
+    waiting: int
+
+
 class Cache(Protocol):
-    """Values by name, each with a TTL."""
+    """Values by name, each with a TTL.
+
+    Commands of one replica about one name, and about the names of one answer, take effect in the order in which they
+    were sent. Nothing is promised about different answers, or about an answer and its model's generation: in a cluster
+    they may be on different servers.
+    """
 
     @property
     def is_up(self) -> bool:
@@ -132,11 +157,25 @@ class Cache(Protocol):
             CacheUnavailable: within the operation timeout; the value may or may not be stored.
         """
 
-    async def settle_on(self, name: str, proposal: bytes) -> bytes:
-        """The value that a name keeps without expiry: the one that is there, or else the proposal.
+    async def settle_generation(self, name: str, token: bytes) -> bytes:
+        """The record of a generation, which has no TTL: the one that is there, or else a new one with this token.
 
         Raises:
             CacheUnavailable: within the operation timeout.
+        """
+
+    async def renew_generation(self, name: str, token: bytes) -> bool:
+        """Replace a generation: every answer of its model is a miss from now on. False if there is none.
+
+        Raises:
+            CacheUnavailable: within the operation timeout; the generation may or may not be replaced.
+        """
+
+    async def generation_names(self, prefix: str) -> list[str]:
+        """The names of all generations that begin with this prefix, sorted.
+
+        Raises:
+            CacheUnavailable: within the operation timeout of each step.
         """
 
     async def __aenter__(self) -> Self:
@@ -181,19 +220,17 @@ class LeaseStore(Cache, Protocol):
     async def fence(self, name: str) -> bool:
         """Make an answer a miss, and fence the calls that compute it now. Returns whether a value was there."""
 
-    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
-        """Record, before our next step, the replicas that started the model for a place. Does not wait."""
+    async def inspect(self, key: Key) -> Inspected:
+        """All that stands under the names of an answer. Changes nothing."""
 
-    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
-        """Record which replicas seem to have died, in the namespace of this answer. Does not wait."""
+    def write_starts(self, place: Place, starts: Sequence[bytes], keep_ms: int) -> None:
+        """Record, before our next step, who started the model for a place; see `value.start_id`. Does not wait."""
+
+    def write_deaths(self, name: str, starts: Sequence[bytes], at_ms: int) -> None:
+        """Record which starters seem to have died, in the namespace of this answer. Does not wait."""
 
     async def deaths(self, name: str, since_ms: int) -> set[bytes]:
-        """Which replicas of the namespace seem to have died since then."""
+        """Which starters of the namespace seem to have died since then."""
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Set the callbacks for each push of a commit, and for when pushes may have been missed."""
-
-
-def ids_in(written: bytes | None) -> tuple[bytes, ...]:
-    """The replica ids, 8 bytes each, in a record of them."""
-    return tuple((written or b"")[at : at + 8] for at in range(0, len(written or b""), 8))

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prediction_responder.cache import redis_scripts as scripts
-from prediction_responder.cache.keys import beside_name, deaths_name
+from prediction_responder.cache.keys import Part, beside_name, deaths_name
 from prediction_responder.cache.port import (
     DEATHS_KEPT_MS,
     FENCED_MS,
@@ -17,16 +17,17 @@ from prediction_responder.cache.port import (
     Claimed,
     Commit,
     Held,
+    Inspected,
     Place,
     Slot,
     attempts_name,
-    ids_in,
     slot_name,
 )
 from prediction_responder.cache.redis_link import RedisLink
 from prediction_responder.cache.redis_pipeline import Subscription
 from prediction_responder.cache.redis_scripts import Script
-from prediction_responder.cache.value import FENCE_BYTES, is_entry
+from prediction_responder.cache.value import FENCE_BYTES, is_entry, start_ids
+from prediction_responder.messages import Key
 from prediction_responder.observe.logs import logger
 
 log = logger(__name__)
@@ -50,9 +51,7 @@ class RedisCache:
     """
 
     def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
-        self.link = self._link = RedisLink(
-            url, timeout_s=timeout_s, prepare=[("SCRIPT", "LOAD", one.text) for one in scripts.ALL]
-        )
+        self._link = RedisLink(url, timeout_s=timeout_s, prepare=[("SCRIPT", "LOAD", one.text) for one in scripts.ALL])
         self._inbox = inbox or ""
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._on_gap: Callable[[], None] = lambda: None
@@ -75,11 +74,6 @@ class RedisCache:
         if self._inbox_link is not None and self._inbox_link.problem is not None:
             return f"pushes: {self._inbox_link.problem}; followers poll once a second instead"
         return None
-
-    @property
-    def hears(self) -> bool:
-        """Whether pushes arrive."""
-        return self._inbox_link is not None and self._inbox_link.is_up
 
     async def __aenter__(self) -> Self:
         async with self._stack:
@@ -111,9 +105,38 @@ class RedisCache:
             raise ValueError(msg)
         await self._link.ask("SET", name, value, "PX", ttl_ms)
 
-    async def settle_on(self, name: str, proposal: bytes) -> bytes:
-        there: bytes | None = await self._link.ask("SET", name, proposal, "NX", "GET")
-        return proposal if there is None else there
+    async def settle_generation(self, name: str, token: bytes) -> bytes:
+        record: bytes = await self._run(scripts.SETTLE_GENERATION, [name], token)
+        return record
+
+    async def renew_generation(self, name: str, token: bytes) -> bool:
+        return bool(await self._run(scripts.RENEW_GENERATION, [name], token))
+
+    async def generation_names(self, prefix: str) -> list[str]:
+        pattern, cursor, found = f"{_literal(prefix)}*", b"0", set()
+        while True:
+            cursor, names = await self._link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            found |= {name.decode() for name in names}
+            if cursor == b"0":
+                return sorted(found)
+
+    async def inspect(self, key: Key) -> Inspected:
+        places = [Place(key.name, slot) for slot in Slot]
+        refresh_name, failures_name = beside_name(key.name, Part.REFRESH), beside_name(key.name, Part.FAILURES)
+        names = [key.name, refresh_name, failures_name, *map(attempts_name, places)]
+        asked = [
+            self._link.ask("GET", key.generation_name),
+            self._link.ask("MGET", *names),
+            self._link.ask("PTTL", key.name),
+            self._link.ask("PTTL", refresh_name),
+            self._link.ask("SCARD", beside_name(key.name, Part.INBOXES)),
+        ]
+        generation, (value, refresh, failures, *starts), left_ms, refresh_left_ms, waiting = [
+            await one for one in asked
+        ]
+        ids = tuple(one for record in starts for one in start_ids(record))
+        left = max(0, left_ms), max(0, refresh_left_ms)
+        return Inspected(generation, value, left[0], refresh, left[1], ids, failures or b"", waiting)
 
     async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
         slot, left_ms = slot_name(place), 0
@@ -121,10 +144,10 @@ class RedisCache:
         if place.slot is Slot.VALUE:
             claimed = self._link.ask("SET", slot, mark, "NX", "GET", "PX", lease_ms)
         else:
-            claimed = self._begin(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
+            claimed = self._run(scripts.CLAIM_BESIDE, [slot, place.name], mark, lease_ms, seen)
         # Sent after the claim: if it reads the fence of a later invalidation, the model is called after that.
-        base = place.name[:-1]
-        beside = self._link.ask("MGET", attempts_name(place), f"{base}x", f"{base}f", f"{base}r")
+        parts = Part.FENCE, Part.FAILURES, Part.REFRESH
+        beside = self._link.ask("MGET", attempts_name(place), *(beside_name(place.name, part) for part in parts))
         try:
             found = await claimed
         except CacheRefused:  # out of memory, read-only, too few replicas: reads still work
@@ -136,7 +159,7 @@ class RedisCache:
         starts, fence, failures, refresh = await beside
         return Claimed(
             found,
-            ids_in(starts),
+            start_ids(starts),
             fence or b"",
             failures or b"",
             refresh or b"" if place.slot is Slot.VALUE else b"",
@@ -150,14 +173,18 @@ class RedisCache:
         )
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
-        keys = [slot_name(place), beside_name(place.name, "w")]
+        keys = [slot_name(place), beside_name(place.name, Part.INBOXES)]
         left_ms: int = await self._run(scripts.REGISTER, keys, mark, self._inbox, keep_ms)
         return None if left_ms < 0 else left_ms
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         asked = [
             self._evalsha(
-                scripts.RENEW, [slot_name(place), beside_name(place.name, "x"), place.name], mark, fence, lease_ms
+                scripts.RENEW,
+                [slot_name(place), beside_name(place.name, Part.FENCE), place.name],
+                mark,
+                fence,
+                lease_ms,
             )
             for place, mark, fence in held
         ]
@@ -171,11 +198,12 @@ class RedisCache:
 
     async def commit(self, commit: Commit) -> bool:
         place, mark, fence = commit.held
-        base, slot = place.name[:-1], place.slot.value
-        done: int = await self._begin(
+        beside = [beside_name(place.name, part) for part in (Part.REFRESH, Part.INBOXES, Part.FENCE)]
+        after = [beside_name(place.name, part) for part in (Part.FAILURES, Part.HANDED_OVER)]
+        done: int = await self._run(
             scripts.COMMIT,
-            [place.name, f"{base}r", f"{base}w", f"{base}x", f"{base}a{slot}", f"{base}f", f"{base}h"],
-            slot,
+            [place.name, *beside, attempts_name(place), *after],
+            place.slot.value,
             mark,
             commit.value,
             commit.ttl_ms,
@@ -193,22 +221,22 @@ class RedisCache:
 
     async def fence(self, name: str) -> bool:
         fence = secrets.token_bytes(FENCE_BYTES)
-        places = [Place(name, slot) for slot in Slot]
+        places, dropped = [Place(name, slot) for slot in Slot], (Part.REFRESH, Part.FAILURES, Part.HANDED_OVER)
         asked = [
-            self._link.ask("SET", beside_name(name, "x"), fence, "PX", FENCED_MS),  # first: fences older leases
+            self._link.ask("SET", beside_name(name, Part.FENCE), fence, "PX", FENCED_MS),  # first: fences older leases
             self._link.ask("GETDEL", name),
-            self._link.ask("DEL", *(beside_name(name, suffix) for suffix in "rfh"), *map(attempts_name, places)),
+            self._link.ask("DEL", *(beside_name(name, part) for part in dropped), *map(attempts_name, places)),
         ]
         _, before, _ = [await one for one in asked]
         return before is not None and is_entry(before)
 
-    def write_starts(self, place: Place, replicas: Sequence[bytes], keep_ms: int) -> None:
+    def write_starts(self, place: Place, starts: Sequence[bytes], keep_ms: int) -> None:
         # If this process dies now, the command still arrives: it is written to the socket already.
-        self._link.tell("SET", attempts_name(place), b"".join(replicas), "PX", keep_ms)
+        self._link.tell("SET", attempts_name(place), b"".join(starts), "PX", keep_ms)
 
-    def write_deaths(self, name: str, replicas: Sequence[bytes], at_ms: int) -> None:
+    def write_deaths(self, name: str, starts: Sequence[bytes], at_ms: int) -> None:
         deaths = deaths_name(name)
-        self._link.tell("ZADD", deaths, *(item for one in replicas for item in (at_ms, one)))
+        self._link.tell("ZADD", deaths, *(item for one in starts for item in (at_ms, one)))
         self._link.tell("PEXPIRE", deaths, DEATHS_KEPT_MS)
 
     async def deaths(self, name: str, since_ms: int) -> set[bytes]:
@@ -219,10 +247,7 @@ class RedisCache:
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap
 
-    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
-        return await self._begin(script, keys, *arguments)
-
-    def _begin(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
+    def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
         """Send a script now; the result awaits its reply."""
         return self._or_eval(self._evalsha(script, keys, *arguments), script, keys, *arguments)
 
@@ -248,3 +273,8 @@ class RedisCache:
         if b"maxmemory_policy:volatile-ttl" in info:
             msg = "Redis evicts leases first (maxmemory-policy volatile-ttl: what expires soonest). Set allkeys-lru"
             raise UnsuitableCache(msg)
+
+
+def _literal(text: str) -> str:
+    """A pattern that matches this text only; see KEYS in the Redis documentation."""
+    return "".join(f"\\{one}" if one in "*?[]^\\" else one for one in text)

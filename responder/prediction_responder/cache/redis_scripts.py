@@ -7,8 +7,17 @@ later and on Valkey.
 import hashlib
 from dataclasses import dataclass, field
 
-from prediction_responder.cache.port import FAILURES_KEPT_MS, HANDED_OVER_MS, PUSH_MAX_BYTES, SEEN_BYTES
-from prediction_responder.cache.value import MARK_BYTES, TOKEN_BYTES
+from prediction_responder.cache.generation import GENERATION_LUA
+from prediction_responder.cache.port import FAILURES_KEPT_MS, HANDED_OVER_MS, SEEN_BYTES, Slot
+from prediction_responder.cache.push import HANDED_OVER, NOTHING, PUSH_LUA, PUSH_MAX_BYTES
+from prediction_responder.cache.value import (
+    ENTRY_KINDS,
+    GENERATION_AT,
+    GENERATION_BYTES,
+    KEPT_UNTIL_AT,
+    MARK_BYTES,
+    MARK_GENERATION_AT,
+)
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,10 @@ class Script:
 
 # A value stays while a lease stands beside it; otherwise the next miss would claim its place and call the model too. A
 # mark is not prolonged. The value's header holds its original expiry, which is restored if the value is not replaced.
-_STAYS = """
+_STAYS = f"""
 local function is_value(text)
   local kind = string.byte(text, 1)
-  return kind == 4 or kind == 5
+  return {" or ".join(f"kind == {kind}" for kind in ENTRY_KINDS)}
 end
 local function stays(name, ms)
   if is_value(redis.call('GETRANGE', name, 0, 0)) and redis.call('PTTL', name) < tonumber(ms) then
@@ -36,17 +45,17 @@ local function stays(name, ms)
   end
 end
 local function ends_as_planned(name)
-  local head = redis.call('GETRANGE', name, 0, 52)
-  if #head < 53 or not is_value(head) then return end
-  local high, low = struct.unpack('>I4I4', string.sub(head, 46, 53))
+  local head = redis.call('GETRANGE', name, 0, {KEPT_UNTIL_AT + 7})
+  if #head < {KEPT_UNTIL_AT + 8} or not is_value(head) then return end
+  local high, low = struct.unpack('>I4I4', string.sub(head, {KEPT_UNTIL_AT + 1}, {KEPT_UNTIL_AT + 8}))
   local ends_at = high * 4294967296 + low
   if redis.call('PEXPIRETIME', name) > ends_at then
     redis.call('PEXPIREAT', name, string.format('%.0f', ends_at))
   end
 end
 local function generation_of(text)
-  if is_value(text) then return string.sub(text, 22, 29) end
-  return string.sub(text, 2, 9)
+  if is_value(text) then return string.sub(text, {GENERATION_AT + 1}, {GENERATION_AT + GENERATION_BYTES}) end
+  return string.sub(text, {MARK_GENERATION_AT + 1}, {MARK_GENERATION_AT + GENERATION_BYTES})
 end
 """
 
@@ -96,17 +105,17 @@ return 1
 # ARGV: slot, mark, content, milliseconds, kind, digest, clear the starts, fence, next mark, its milliseconds, failures.
 # A server that is out of memory refuses the SET; the followers get the push all the same. A commit that comes too late
 # erases the starts too: its process survived, so an input whose leaders are only slow gets no crash count.
-COMMIT = Script(f"""{_STAYS}
+COMMIT = Script(f"""{_STAYS}{PUSH_LUA}
 if ARGV[7] == '1' then redis.call('DEL', KEYS[5]) end
 if (redis.call('GET', KEYS[4]) or '') ~= ARGV[8] then return 0 end
 local kept, stores, slot = 1, ARGV[4] ~= '0', KEYS[1]
-if ARGV[1] == 'v' then
+if ARGV[1] == '{Slot.VALUE.value}' then
   local held = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES})
   if held ~= '' and held ~= ARGV[2] then return 0 end
 else
   slot = KEYS[2]
   if redis.call('GET', slot) ~= ARGV[2] then return 0 end
-  local there = redis.call('GETRANGE', KEYS[1], 0, {MARK_BYTES + 4})
+  local there = redis.call('GETRANGE', KEYS[1], 0, {GENERATION_AT + GENERATION_BYTES - 1})
   if there ~= '' and generation_of(there) ~= generation_of(ARGV[2]) then
     kept, stores = 0, false
   end
@@ -120,24 +129,39 @@ if stores then
   local done = redis.pcall('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
   if type(done) == 'table' and done['err'] then kept, stores = 2, false end
 end
-if ARGV[1] == 'r' or not stores then redis.call('DEL', slot) end
-if ARGV[1] == 'r' and not stores then ends_as_planned(KEYS[1]) end
+if slot == KEYS[2] or not stores then redis.call('DEL', slot) end
+if slot == KEYS[2] and not stores then ends_as_planned(KEYS[1]) end
 if ARGV[9] ~= '' then redis.pcall('SET', slot, ARGV[9], 'PX', ARGV[10]) end
 local waiting = redis.call('SMEMBERS', KEYS[3])
 if #waiting > 0 then
   redis.call('DEL', KEYS[3])
-  local head = ARGV[6] .. string.sub(ARGV[2], {MARK_BYTES - TOKEN_BYTES + 1}, {MARK_BYTES})
-  local push = ARGV[5] .. head .. ARGV[3]
-  if #ARGV[3] > {PUSH_MAX_BYTES} then
-    push = 'P' .. head
+  local kind, content = ARGV[5], ARGV[3]
+  if #content > {PUSH_MAX_BYTES} then
+    kind, content = '{NOTHING.decode()}', ''
     if not stores then
       local done = redis.pcall('SET', KEYS[7], ARGV[3], 'PX', {HANDED_OVER_MS})
-      if not done['err'] then push = 'H' .. head end
+      if not done['err'] then kind = '{HANDED_OVER.decode()}' end
     end
   end
+  local push = push_of(kind, ARGV[6], ARGV[2], content)
   for _, inbox in ipairs(waiting) do redis.call('PUBLISH', inbox, push) end
 end
 return kept
 """)
 
-ALL = (CLAIM_BESIDE, TAKE_OVER, REGISTER, RENEW, COMMIT)
+# KEYS: generation. ARGV: token of the new one.
+SETTLE_GENERATION = Script(f"""{GENERATION_LUA}
+local there = redis.call('GET', KEYS[1])
+if generation_there(there) then return there end
+return write_generation(ARGV[1], string.rep(string.char(0), {GENERATION_BYTES}), 0)
+""")
+RENEW_GENERATION = Script(f"""{GENERATION_LUA}
+local there = redis.call('GET', KEYS[1])
+if not there then return 0 end
+local previous, after_ms = string.rep(string.char(0), {GENERATION_BYTES}), 0
+if generation_there(there) then previous, after_ms = string.sub(there, 2, {1 + GENERATION_BYTES}), at_of(there) + 1 end
+write_generation(ARGV[1], previous, after_ms)
+return 1
+""")
+
+ALL = (CLAIM_BESIDE, TAKE_OVER, REGISTER, RENEW, COMMIT, SETTLE_GENERATION, RENEW_GENERATION)

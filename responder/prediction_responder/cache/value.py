@@ -8,6 +8,8 @@
 
 1, 2 and 3 were formats of answers; 3 had no checksum. An answer holds the digest of its key and the generation of its
 model, so a value under a wrong name, of an old generation, or damaged is a miss and never an answer.
+
+`read` tells them apart, here and nowhere else. The scripts of Redis take their offsets from here.
 """
 
 import struct
@@ -16,20 +18,26 @@ from zlib import crc32
 
 from prediction_schemas import Code
 
-_HEAD = struct.Struct(">BI16s8sQQQI")
-_CHECKED_FROM = 5  # the checksum covers what follows it; its start value is the first byte
-_GENERATION_AT = 21
+GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES, REPLICA_BYTES = 8, 16, 8, 8
+START_BYTES = REPLICA_BYTES + 4
+
 _LEASE, _ANSWER, _REFUSAL, _COOL_DOWN, _UNSHARED = 0, 4, 5, 6, 7
 _CODES: dict[int, Code | None] = {_ANSWER: None, _REFUSAL: Code.INVALID_ARGUMENT}
-_UNTIL = struct.Struct(">B8sQ")
-_FAILURES = struct.Struct(">8sQI")
+ENTRY_KINDS = tuple(_CODES)
+
+_BEFORE_GENERATION, _BEFORE_KEPT_UNTIL = ">BI16s", ">BI16s8sQQ"
+_HEAD = struct.Struct(f"{_BEFORE_KEPT_UNTIL}QI")
+_MARK = struct.Struct(f">B{GENERATION_BYTES}s{TOKEN_BYTES}s")
+_UNTIL = struct.Struct(f">B{GENERATION_BYTES}sQ")
+_FAILURES = struct.Struct(f">{GENERATION_BYTES}sQI")
+_CHECKED_FROM = 5  # the checksum covers what follows it; its start value is the first byte
 _COPIED_BYTES = 4096  # a larger value is checked through a view; making one costs more than copying a smaller value
 _MAX_U32 = 2**32 - 1
 
-GENERATION_BYTES, TOKEN_BYTES, FENCE_BYTES = 8, 16, 8
-_TOKEN_AT = 1 + GENERATION_BYTES
-MARK_BYTES = _TOKEN_AT + TOKEN_BYTES
-HEAD_BYTES = _HEAD.size
+HEAD_BYTES, MARK_BYTES = _HEAD.size, _MARK.size
+GENERATION_AT, KEPT_UNTIL_AT = struct.calcsize(_BEFORE_GENERATION), struct.calcsize(_BEFORE_KEPT_UNTIL)  # in an answer
+MARK_GENERATION_AT = 1
+TOKEN_AT = MARK_GENERATION_AT + GENERATION_BYTES
 
 
 @dataclass(slots=True)
@@ -52,6 +60,105 @@ class Entry:
     code: Code | None = None
     head: bytes = field(default=b"", compare=False)
 
+    @property
+    def generation(self) -> bytes:
+        """The generation of the value that it was read from."""
+        return generation_of(self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseMark:
+    """A replica computes the answer, or did so until recently. The token's first bytes are the replica's id."""
+
+    generation: bytes
+    token: bytes
+
+    @property
+    def replica(self) -> bytes:
+        """The replica that computes."""
+        return self.token[:REPLICA_BYTES]
+
+    @property
+    def encoded(self) -> bytes:
+        """The bytes that stand in the place of the answer."""
+        return _MARK.pack(_LEASE, self.generation, self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class Unshared:
+    """The answer is too large to be kept: replicas call the model without waiting for each other."""
+
+    generation: bytes
+    token: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        """The bytes that stand in the place of the answer."""
+        return _MARK.pack(_UNSHARED, self.generation, self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class CoolDown:
+    """The model failed on this input recently, and is not called before `until_ms`."""
+
+    generation: bytes
+    until_ms: int
+
+    @property
+    def encoded(self) -> bytes:
+        """The bytes that stand in the place of the answer."""
+        return _UNTIL.pack(_COOL_DOWN, self.generation, self.until_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """Something of another generation than the model's."""
+
+    content: Entry | LeaseMark | Unshared | CoolDown
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Damaged, of another key, or of another version of the responder."""
+
+
+UNREADABLE = Unreadable()
+Standing = Entry | LeaseMark | CoolDown | Unshared | Outdated | Unreadable | None
+
+
+def read(digest: bytes, generation: bytes, value: bytes | None) -> Standing:
+    """What stands under the name of an answer; None if nothing does.
+
+    Args:
+        digest: of the key (16 bytes).
+        generation: of the key's model (8 bytes).
+    """
+    if not value:
+        return None
+    content = _entry(digest, value) if value[0] in _CODES else _mark(value)
+    if content is None:
+        return UNREADABLE
+    return content if content.generation == generation else Outdated(content)
+
+
+def _entry(digest: bytes, value: bytes) -> Entry | None:
+    if len(value) <= HEAD_BYTES:
+        return None
+    kind, checksum, stored_for, _, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
+    checked = value if len(value) < _COPIED_BYTES else memoryview(value)
+    if stored_for != digest or crc32(checked[_CHECKED_FROM:], kind) != checksum:
+        return None
+    return Entry(stored_at_ms, fresh_until_ms, duration_ms, value[HEAD_BYTES:], _CODES[kind], value[:HEAD_BYTES])
+
+
+def _mark(value: bytes) -> LeaseMark | Unshared | CoolDown | None:
+    kind, size = value[0], len(value)
+    if kind == _COOL_DOWN and size == _UNTIL.size:
+        return CoolDown(*_UNTIL.unpack(value)[1:])
+    if kind in (_LEASE, _UNSHARED) and size == MARK_BYTES:
+        return (LeaseMark if kind == _LEASE else Unshared)(*_MARK.unpack(value)[1:])
+    return None
+
 
 def encode_entry(digest: bytes, generation: bytes, entry: Entry, kept_until_ms: int = 0) -> bytes:
     """The bytes to store under the key with this digest (16 bytes), in this generation of its model (8 bytes).
@@ -66,62 +173,20 @@ def encode_entry(digest: bytes, generation: bytes, entry: Entry, kept_until_ms: 
     return head[:1] + crc32(checked, kind).to_bytes(4) + checked
 
 
-def decode_entry(digest: bytes, generation: bytes, value: bytes) -> Entry | None:
-    """The entry; None for a mark, another key or generation, or a truncated or damaged value."""
-    if len(value) <= HEAD_BYTES:
-        return None
-    kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
-    if stored_for != digest or stored_in != generation or kind not in _CODES:
-        return None
-    checked = value if len(value) < _COPIED_BYTES else memoryview(value)
-    if crc32(checked[_CHECKED_FROM:], kind) != checksum:
-        return None
-    head, body = value[:HEAD_BYTES], value[HEAD_BYTES:]
-    return Entry(stored_at_ms, fresh_until_ms, duration_ms, body, _CODES[kind], head)
+def is_entry(value: bytes) -> bool:
+    """For stores: whether this looks like an answer or a refusal, of any key and possibly damaged."""
+    return bool(value) and value[0] in _CODES
 
 
 def generation_of(value: bytes) -> bytes:
-    """The generation of an answer or a mark, without a check of the value."""
-    start = _GENERATION_AT if is_entry(value) else 1
+    """For stores: the generation of an answer or a mark, without a check of the value."""
+    start = GENERATION_AT if is_entry(value) else MARK_GENERATION_AT
     return value[start : start + GENERATION_BYTES]
 
 
-def is_entry(value: bytes) -> bool:
-    """Whether this looks like an answer or a refusal, of any key and possibly damaged."""
-    return value[:1] in (b"\4", b"\5")
-
-
-def lease_mark(generation: bytes, token: bytes) -> bytes:
-    """The mark in the place of an answer of this generation while the holder of this token (16 bytes) computes it."""
-    return b"%c%b%b" % (_LEASE, generation, token)
-
-
-def is_lease(value: bytes) -> bool:
-    """Whether a replica computes the answer, or did so until recently."""
-    return len(value) == MARK_BYTES and value[0] == _LEASE
-
-
-def unshared_mark(lease: bytes) -> bytes:
-    """The mark in the place of an answer that is too large to be kept; `lease` is the mark of its leader."""
-    return b"%c%b" % (_UNSHARED, lease[1:])
-
-
-def is_unshared(value: bytes) -> bool:
-    """Whether replicas call the model without waiting for each other."""
-    return len(value) == MARK_BYTES and value[0] == _UNSHARED
-
-
-def cool_down_mark(generation: bytes, until_ms: int) -> bytes:
-    """The mark in the place of an answer during a cool-down."""
-    return _UNTIL.pack(_COOL_DOWN, generation, until_ms)
-
-
-def cools_until_ms(generation: bytes, value: bytes) -> int | None:
-    """When the model may be called again; None if this is no cool-down of this generation."""
-    if len(value) != _UNTIL.size or value[0] != _COOL_DOWN or generation_of(value) != generation:
-        return None
-    until_ms: int = _UNTIL.unpack(value)[2]
-    return until_ms
+def token_of(mark: bytes) -> bytes:
+    """For stores: the token of a lease mark."""
+    return mark[TOKEN_AT:MARK_BYTES]
 
 
 def failures_note(generation: bytes, until_ms: int, count: int) -> bytes:
@@ -137,11 +202,12 @@ def read_failures(generation: bytes, note: bytes) -> tuple[int, int]:
     return count, until_ms
 
 
-def is_cool_down(value: bytes) -> bool:
-    """Whether this is a cool-down, of any generation."""
-    return len(value) == _UNTIL.size and value[0] == _COOL_DOWN
+def start_id(replica: bytes, incarnation: int = 0) -> bytes:
+    """Who started a model call: a replica (8 bytes), and which of its worker processes; 0 for the replica itself."""
+    return replica + incarnation.to_bytes(4)
 
 
-def token_of(mark: bytes) -> bytes:
-    """The token of a lease or of an unshared mark."""
-    return mark[_TOKEN_AT:]
+def start_ids(record: bytes | None) -> tuple[bytes, ...]:
+    """The ids in a record of starts."""
+    record = record or b""
+    return tuple(record[at : at + START_BYTES] for at in range(0, len(record), START_BYTES))

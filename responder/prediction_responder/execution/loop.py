@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prediction_responder.execution.port import Crashed, ModelTimeout
@@ -14,13 +14,8 @@ class LoopExecution:
 
     def __init__(self, predictor: AnyPredictor) -> None:
         self._predictor = predictor
-        self._permits = asyncio.Semaphore(predictor.permits)
         self._model: Any = None
         self._is_loaded = False
-
-    @property
-    def is_busy(self) -> bool:
-        return self._permits.locked()
 
     async def load(self) -> None:
         if self._model is None:
@@ -32,25 +27,27 @@ class LoopExecution:
             await asyncio.to_thread(hook)
         self._is_loaded = True
 
-    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+    async def call(self, inputs: Sequence[Any], on_start: Callable[[], None], on_end: Callable[[], None]) -> list[Any]:
         predict = getattr(self._model, "predict", self._model)
-        async with self._permits:
+        [value] = inputs
+        limit = asyncio.timeout(self._predictor.timeout_s)
+        try:
             on_start()
-            limit = asyncio.timeout(self._predictor.timeout_s)
-            try:
-                async with limit:
-                    return await predict(value)
-            except TimeoutError:
-                if limit.expired():
-                    raise ModelTimeout from None
+            async with limit:
+                return [await predict(value)]
+        except TimeoutError:
+            if limit.expired():
+                raise ModelTimeout from None
+            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise Crashed(repr(error)) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise Crashed(repr(error)) from error
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                raise Crashed("the model cancelled itself") from error
+            raise Crashed("the model cancelled itself") from error
+        finally:
+            on_end()
 
     async def close(self) -> None:
         hook = getattr(self._model, "close", None)

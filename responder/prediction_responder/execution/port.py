@@ -1,6 +1,6 @@
 """How the service calls a model, wherever the model runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 
@@ -13,17 +13,22 @@ class Crashed(Exception):
 
 
 class Execution(Protocol):
-    """How one model is loaded, called and closed."""
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call would have to wait for its permit. If not, `call` takes one before its first suspension."""
+    """How one model is loaded, called and closed. `execution.room` decides how many calls run at once."""
 
     async def load(self) -> None:
         """Make the model ready, before the first call. After a failure it may be called again, on the same instance."""
 
-    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
-        """Wait for a permit, call `on_start`, and run the model.
+    async def call(self, inputs: Sequence[Any], on_start: Callable[[], None], on_end: Callable[[], None]) -> list[Any]:
+        """Run the model once.
+
+        Args:
+            inputs: validated; one, unless the model takes many.
+            on_start: called when the model starts.
+            on_end: called exactly once, on the event loop, when the model no longer runs for this call. A call over its
+                limit may have been abandoned long before.
+
+        Returns:
+            The outputs, in the order of the inputs.
 
         Raises:
             ModelTimeout: the call took longer than the model's limit.

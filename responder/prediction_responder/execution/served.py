@@ -1,7 +1,6 @@
 """A served model: its predictor, its execution and its keys."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,14 +8,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from prediction_responder.cache.keys import Keyring, Memo
+from prediction_responder.clock import SYSTEM_CLOCK, Clock
 from prediction_responder.execution.input import MAX_VALUES, read_input
 from prediction_responder.execution.loop import LoopExecution
 from prediction_responder.execution.port import Crashed, Execution, ModelTimeout
+from prediction_responder.execution.room import WaitingRoom
 from prediction_responder.execution.threads import ThreadExecution
-from prediction_responder.messages import Key, Outcome, Refused, failure
+from prediction_responder.messages import Input, Key, Outcome, Refused, Request, failure
 from prediction_responder.model.answer import Answer, InvalidInput, OutputInvalid, Unavailable
 from prediction_responder.model.artefacts import fingerprint
 from prediction_responder.model.predictor import AnyPredictor
+from prediction_responder.observe.events import NOBODY, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, encode_result
 from prediction_schemas.canonical import NotCanonical, canonical_bytes
@@ -39,7 +41,8 @@ class ServedModel:
         max_depth, max_values: limits of an input's JSON.
         max_reply_bytes: a larger answer becomes 413 PAYLOAD_TOO_LARGE.
         stale_s, keep_s: defaults for a predictor that sets none; see `predictor`.
-        on_call: called with the model's name and the outcome of each call that ended.
+        clock: for durations.
+        observer: is told of each call that ended.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class ServedModel:
         max_reply_bytes: int,
         stale_s: float = 0.0,
         keep_s: float = 0.0,
-        on_call: Callable[[str, Outcome], None] = lambda _model, _outcome: None,
+        clock: Clock = SYSTEM_CLOCK,
+        observer: Observer = NOBODY,
     ) -> None:
         self.predictor = predictor
         self.name = predictor.name
@@ -67,7 +71,9 @@ class ServedModel:
         self._max_values = max_values
         self._max_reply_bytes = max_reply_bytes
         self._execution = execution_of(predictor)
-        self._on_call = on_call
+        self._room = WaitingRoom(predictor.permits)
+        self._clock = clock
+        self._observer = observer
         self._memo = Memo()
         self._keys: Keyring | None = None
         self._mean_s = 0.0
@@ -77,7 +83,7 @@ class ServedModel:
 
     @property
     def keys(self) -> Keyring:
-        """The model's keyring. Known once the model is loaded, because the bytes of its files are part of every key."""
+        """The model's keyring, known after `identify`: the bytes of the model's files are part of every key."""
         if self._keys is None:
             msg = f"model {self.name} is not loaded"
             raise RuntimeError(msg)
@@ -86,7 +92,7 @@ class ServedModel:
     @property
     def is_busy(self) -> bool:
         """Whether a call would have to wait for its permit."""
-        return self._execution.is_busy
+        return self._room.is_busy
 
     async def load(self) -> None:
         """Load the model and fingerprint its files.
@@ -96,7 +102,7 @@ class ServedModel:
         """
         try:
             await self._execution.load()
-            mark = await asyncio.to_thread(fingerprint, self.predictor.files)
+            await self.identify()
         except Exception as error:
             msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
             raise ModelNotLoaded(msg) from error
@@ -106,8 +112,16 @@ class ServedModel:
                 raise
             msg = f"model {self.name}: loading failed: it cancelled itself"
             raise ModelNotLoaded(msg) from error
-        self._keys = Keyring(namespace=self._namespace, model=self.name, version=self.version, fingerprint=mark)
         self.is_loaded = True
+
+    async def identify(self) -> None:
+        """Find out what the model's keys depend on, without loading it.
+
+        Raises:
+            UnreadableArtefact: a declared artefact cannot be read.
+        """
+        mark = await fingerprint(self.predictor.files)
+        self._keys = Keyring(namespace=self._namespace, model=self.name, version=self.version, fingerprint=mark)
 
     async def close(self) -> None:
         """Let the model clean up. An error there is logged, and the other models are closed all the same."""
@@ -125,47 +139,50 @@ class ServedModel:
         """
         return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
 
-    def key_of(self, tenant: bytes, body: bytes) -> Key:
-        """The key of a request's answer.
+    def key_of(self, request: Request) -> Key:
+        """The key of a request's answer. If the input had to be validated for it, that is noted as the request's value.
 
         Raises:
             Refused: 400 INVALID_ARGUMENT; 503 UNAVAILABLE while the model is not loaded.
         """
         if not self.is_loaded:
             raise Refused(Code.UNAVAILABLE, "the model is not loaded")
-        key = self._memo.get(tenant, body)
+        key = self._memo.get(request.tenant, request.body)
         if key is None:
+            request.value = value = self.read(request.body)
             try:
-                key = self.keys.key(tenant, canonical_bytes(self.read(body)))
+                key = self.keys.key(request.tenant, canonical_bytes(value))
             except NotCanonical as error:
                 raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
-            self._memo.put(tenant, body, key)
+            self._memo.put(request.tenant, request.body, key)
         return key
 
     def retry_after_ms(self, waiting: int) -> int:
         """When a new miss may find room, estimated from the model's recent durations and the calls that wait."""
         return max(1, round(self._mean_s * 1000 * waiting / self.concurrency))
 
-    async def answer(self, body: bytes, on_start: Callable[[], None]) -> Outcome:
+    async def answer(self, value: Input, on_start: Callable[[], None]) -> Outcome:
         """Call the model once. Every ending of the call is an outcome; only cancellation is raised."""
         began = 0.0
 
         def start() -> None:
             nonlocal began
-            began = time.monotonic()
+            began = self._clock.now_s()
             on_start()
 
         try:
-            output = await self._execution.call(self.read(body), start)
+            validated = value.take(self.read)
+            await self._room.enter()
+            [output] = await self._execution.call([validated], start, self._room.leave)
             outcome = self._result(output)
         except Refused as refusal:
             return refusal.outcome
         except Exception as error:  # noqa: BLE001 - any error of the model becomes a reply
             outcome = self._convert_error(error)
-        duration_s = time.monotonic() - began
+        duration_s = self._clock.now_s() - began
         self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
         outcome.duration_ms = round(duration_s * 1000)
-        self._on_call(self.name, outcome)
+        self._observer.call_ended(self.name, outcome)
         return outcome
 
     def _result(self, output: Any) -> Outcome:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,19 +16,14 @@ CLOSE_TIMEOUT_S = 5.0
 class ThreadExecution:
     """Runs a blocking model in threads of its own.
 
-    A thread cannot be stopped: a call over its limit is abandoned, and its permit is released when the thread ends it.
+    A thread cannot be stopped: a call over its limit is abandoned, and runs on until the thread ends it.
     """
 
     def __init__(self, predictor: AnyPredictor) -> None:
         self._predictor = predictor
-        self._permits = asyncio.Semaphore(predictor.permits)
         self._threads = ThreadPoolExecutor(predictor.permits, thread_name_prefix=f"{THREAD_PREFIX}{predictor.name}")
         self._model: Any = None
         self._is_loaded = False
-
-    @property
-    def is_busy(self) -> bool:
-        return self._permits.locked()
 
     async def load(self) -> None:
         loop = asyncio.get_running_loop()
@@ -39,20 +34,25 @@ class ThreadExecution:
             await loop.run_in_executor(self._threads, hook)
         self._is_loaded = True
 
-    async def call(self, value: Any, on_start: Callable[[], None]) -> Any:
+    async def call(self, inputs: Sequence[Any], on_start: Callable[[], None], on_end: Callable[[], None]) -> list[Any]:
         loop = asyncio.get_running_loop()
         predict = getattr(self._model, "predict", self._model)
-        await self._permits.acquire()
-        on_start()
-        outcome: Future[tuple[Any, BaseException | None]] = self._threads.submit(_outcome, predict, value)
-        outcome.add_done_callback(lambda _: _from_thread(loop, self._permits.release))
+        [value] = inputs
+        outcome: Future[tuple[Any, BaseException | None]]
+        try:
+            on_start()
+            outcome = self._threads.submit(_outcome, predict, value)
+        except BaseException:  # no thread will end it
+            on_end()
+            raise
+        outcome.add_done_callback(lambda _: _from_thread(loop, on_end))
         waiting = asyncio.wrap_future(outcome)
         done, _ = await asyncio.wait({waiting}, timeout=self._predictor.timeout_s)
         if not done:
             raise ModelTimeout
         result, error = waiting.result()
         if error is None:
-            return result
+            return [result]
         if isinstance(error, Exception):
             raise error
         raise Crashed(repr(error)) from error

@@ -1,6 +1,7 @@
 """Ends leases: with an answer or an error for the followers, or without a result."""
 
 import asyncio
+from dataclasses import dataclass
 
 from prediction_responder.cache import (
     CachedAnswers,
@@ -11,13 +12,20 @@ from prediction_responder.cache import (
     LeaseStore,
     encode_entry,
 )
-from prediction_responder.cache.value import cool_down_mark, failures_note, unshared_mark
+from prediction_responder.cache.push import ERROR, NOTHING, VALUE
+from prediction_responder.cache.value import CoolDown, Unshared, failures_note
+from prediction_responder.clock import Clock
 from prediction_responder.flight.keeper import Keeper, Lease
 
 UNSHARED_MS = 60_000
 MAX_COOL_DOWN_MS = 8_000
-# The first byte of a push. NOTHING: look again. HANDED_OVER: not kept, but followers can fetch it for a while.
-VALUE, ERROR, NOTHING, HANDED_OVER = b"V", b"E", b"P", b"H"
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """The model failed on this input recently, and is not called again before `until_ms`."""
+
+    until_ms: int
 
 
 class Commits:
@@ -27,10 +35,12 @@ class Commits:
         store: where leases are kept.
         answers: is told when the store fails.
         keeper: renews leases until they end, and repeats commits that got no reply.
+        clock: for the ends of cool-downs.
     """
 
-    def __init__(self, store: LeaseStore, answers: CachedAnswers, keeper: Keeper) -> None:
+    def __init__(self, store: LeaseStore, answers: CachedAnswers, keeper: Keeper, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._answers = answers
         self._keeper = keeper
         self._sending: set[asyncio.Task[bool]] = set()
@@ -48,7 +58,9 @@ class Commits:
     async def commit_too_large(self, lease: Lease, entry: Entry) -> None:
         """Push an answer too large to be kept. For UNSHARED_MS, no replica waits for another's call of its key."""
         value = encode_entry(lease.key.digest, lease.generation, entry)
-        await self._end(lease, VALUE, value, mark=unshared_mark(lease.mark), mark_ms=UNSHARED_MS, failures=b"")
+        await self._end(
+            lease, VALUE, value, mark=Unshared(lease.generation, lease.token).encoded, mark_ms=UNSHARED_MS, failures=b""
+        )
 
     async def commit_error(self, lease: Lease, content: bytes, cool_ms: int = 0) -> None:
         """Push an error to the followers, so that they do not try one after the other.
@@ -59,8 +71,8 @@ class Commits:
         if cool_ms == 0:
             await self._end(lease, ERROR, content)
             return
-        until_ms = self._answers.now_ms() + cool_ms
-        mark = cool_down_mark(lease.generation, until_ms)
+        until_ms = self._clock.now_ms() + cool_ms
+        mark = CoolDown(lease.generation, until_ms).encoded
         note = failures_note(lease.generation, until_ms, lease.failures + 1)
         await self._end(lease, ERROR, content, mark=mark, mark_ms=cool_ms, failures=note)
 

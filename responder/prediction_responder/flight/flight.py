@@ -16,24 +16,25 @@ from contextvars import Context
 from typing import Generic, TypeVar
 
 W = TypeVar("W", bound=Hashable)
+X = TypeVar("X")
 T = TypeVar("T")
 
 
-class Flight(Generic[W]):
+class Flight(Generic[W, X]):
     """One computation and its waiters, in the order in which they joined; the first one leads.
 
     A flight without a leader is background work; `asked` is whether a waiter has joined it by now.
     """
 
-    __slots__ = ("about", "asked", "begun_at", "key", "leader", "started", "task", "waiters")
+    __slots__ = ("asked", "begun_at", "key", "leader", "started", "task", "waiters", "work")
 
-    def __init__(self, key: Hashable, leader: W | None, begun_at: float, about: object = None) -> None:
+    def __init__(self, key: Hashable, leader: W | None, work: X, begun_at: float) -> None:
         self.key = key
+        self.work = work
         self.leader = leader
         self.asked = leader is not None
         self.waiters: dict[W, None] = {} if leader is None else {leader: None}
         self.begun_at = begun_at
-        self.about = about
         self.started = False
         self.task: asyncio.Task[None] | None = None
 
@@ -45,23 +46,25 @@ class Flight(Generic[W]):
         return f"<Flight {self.key!r} waiting={len(self.waiters)} {'started' if self.started else 'not started'}>"
 
 
-Work = Callable[[Flight[W]], Awaitable[T]]
-Finish = Callable[[Flight[W], T | None, Exception | None], None]
-
-
-class Flights(Generic[W, T]):
+class Flights(Generic[W, X, T]):
     """The flights in progress.
 
     Args:
+        run: does the work of a flight.
         finish: called once for each flight that ends and was not cancelled, with its value or its exception, after its
             key is removed. It answers `flight.waiters`.
     """
 
-    def __init__(self, finish: "Finish[W, T]") -> None:
+    def __init__(
+        self,
+        run: Callable[[Flight[W, X]], Awaitable[T]],
+        finish: Callable[[Flight[W, X], T | None, Exception | None], None],
+    ) -> None:
+        self._work = run
         self._finish = finish
-        self._newest: dict[Hashable, Flight[W]] = {}
-        self._all: set[Flight[W]] = set()
-        self._background: set[Flight[W]] = set()
+        self._newest: dict[Hashable, Flight[W, X]] = {}
+        self._all: set[Flight[W, X]] = set()
+        self._background: set[Flight[W, X]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -82,36 +85,36 @@ class Flights(Generic[W, T]):
         """How many waiters there are."""
         return sum(len(flight.waiters) for flight in self._all)
 
-    def joinable(self, key: Hashable, not_before: float = 0.0) -> Flight[W] | None:
+    def joinable(self, key: Hashable, not_before: float = 0.0) -> Flight[W, X] | None:
         """The flight that a waiter may join: the newest of its key, if it began at `not_before` or later."""
         flight = self._newest.get(key)
         return flight if flight is not None and flight.begun_at >= not_before else None
 
-    def join(self, flight: Flight[W], waiter: W) -> None:
+    def join(self, flight: Flight[W, X], waiter: W) -> None:
         """Add a waiter to a flight."""
         flight.waiters[waiter] = None
         flight.asked = True
         self._background.discard(flight)
 
-    def begin(self, key: Hashable, leader: W | None, work: "Work[W, T]", about: object = None) -> Flight[W]:
+    def begin(self, key: Hashable, leader: W | None, work: X) -> Flight[W, X]:
         """Start a flight. It replaces an older flight of its key: later waiters join the new one.
 
-        Without a leader it is background work. `about` is any object that the owner attaches to it.
+        Without a leader it is background work.
         """
         loop = asyncio.get_running_loop()
-        flight = Flight(key, leader, loop.time(), about)
+        flight = Flight(key, leader, work, loop.time())
         self._newest[key] = flight
         self._all.add(flight)
         if leader is None:
             self._background.add(flight)
         self._empty.clear()
         # An empty context: the leader's trace, tenant or other context variables must not leak into shared work.
-        flight.task = loop.create_task(self._run(flight, work), context=Context())
+        flight.task = loop.create_task(self._run(flight), context=Context())
         # A task that is cancelled before its first step never enters the coroutine, so a callback removes the flight.
         flight.task.add_done_callback(lambda _: self._remove(flight))
         return flight
 
-    def leave(self, flight: Flight[W], waiter: W) -> None:
+    def leave(self, flight: Flight[W, X], waiter: W) -> None:
         """Remove a waiter. If it was the last one and the model has not started, cancel the flight."""
         flight.waiters.pop(waiter, None)
         if not flight.waiters and not flight.started:
@@ -137,12 +140,12 @@ class Flights(Generic[W, T]):
         """Wait until no flight is in progress."""
         await self._empty.wait()
 
-    def _cancel(self, flight: Flight[W]) -> None:
+    def _cancel(self, flight: Flight[W, X]) -> None:
         if flight.task is not None:
             flight.task.cancel()
         self._remove(flight)
 
-    def _remove(self, flight: Flight[W]) -> None:
+    def _remove(self, flight: Flight[W, X]) -> None:
         if self._newest.get(flight.key) is flight:
             del self._newest[flight.key]
         self._all.discard(flight)
@@ -150,11 +153,11 @@ class Flights(Generic[W, T]):
         if not self._all:
             self._empty.set()
 
-    async def _run(self, flight: Flight[W], work: "Work[W, T]") -> None:
+    async def _run(self, flight: Flight[W, X]) -> None:
         value: T | None = None
         failure: Exception | None = None
         try:
-            value = await work(flight)
+            value = await self._work(flight)
         except asyncio.CancelledError:
             if not flight.waiters:
                 raise  # by `_cancel`, which is called only on flights without waiters

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from prediction_responder.cache import CacheUnavailable, Commit, Held, LeaseStore, Place
-from prediction_responder.cache.value import token_of
+from prediction_responder.cache.value import LeaseMark
+from prediction_responder.clock import Clock
 from prediction_responder.messages import Key
+from prediction_responder.observe.events import Observer, Oddity
 from prediction_responder.observe.logs import logger
 
 log = logger(__name__)
@@ -22,8 +23,8 @@ class Lease:
     """The right to call the model for a key, and the duty to commit the outcome.
 
     Args:
-        generation: of the model, when the lease was claimed.
-        starts: other replicas that started the model for this place before and never ended it.
+        standing: its mark.
+        starts: who else started the model for this place before and never ended it; see `value.start_id`.
         fence: of the key, at the claim; when it changes, the commit has no effect.
         failures, cools_until_ms: how often in a row the model failed on this input, and the end of its cool-down.
         started: whether the model was started under this lease.
@@ -31,8 +32,7 @@ class Lease:
 
     key: Key
     place: Place
-    mark: bytes
-    generation: bytes
+    standing: LeaseMark
     starts: tuple[bytes, ...] = ()
     fence: bytes = b""
     failures: int = 0
@@ -41,11 +41,16 @@ class Lease:
 
     @property
     def token(self) -> bytes:
-        return token_of(self.mark)
+        return self.standing.token
+
+    @property
+    def generation(self) -> bytes:
+        """The model's generation when the lease was claimed."""
+        return self.standing.generation
 
     @property
     def held(self) -> Held:
-        return Held(self.place, self.mark, self.fence)
+        return Held(self.place, self.standing.encoded, self.fence)
 
 
 class Keeper:
@@ -54,13 +59,15 @@ class Keeper:
     Args:
         store: where leases are kept.
         lease_s: the length of a lease; it is renewed after each third of that.
-        count: called with the kind of an oddity.
+        clock: for renewals.
+        observer: is told of leases that were lost and of commits that came too late.
     """
 
-    def __init__(self, store: LeaseStore, lease_s: float, count: Callable[[str], None]) -> None:
+    def __init__(self, store: LeaseStore, lease_s: float, clock: Clock, observer: Observer) -> None:
+        self._clock = clock
         self._store = store
         self._lease_s = lease_s
-        self._count = count
+        self._observer = observer
         self._held: dict[bytes, Lease] = {}
         self._unsent: deque[tuple[Commit, float]] = deque(maxlen=UNSENT_KEPT)
         self._task: asyncio.Task[None] | None = None
@@ -83,13 +90,13 @@ class Keeper:
 
     def commit_later(self, commit: Commit) -> None:
         """Repeat a commit until the store replies, for the length of a lease at most: followers may wait for it."""
-        self._unsent.append((commit, asyncio.get_running_loop().time() + self._lease_s))
+        self._unsent.append((commit, self._clock.now_s() + self._lease_s))
         self._wake()
 
     def count_fenced(self, stood: bool) -> bool:  # noqa: FBT001 - the store's reply
         """Count a commit that came too late. Returns the store's reply as it is."""
         if not stood:
-            self._count("commit_fenced")
+            self._observer.odd(Oddity.COMMIT_FENCED)
         return stood
 
     async def close(self) -> None:
@@ -104,15 +111,14 @@ class Keeper:
             self._task = asyncio.ensure_future(self._keep())
 
     async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        renew_at = loop.time() + self._lease_s / 3
+        renew_at = self._clock.now_s() + self._lease_s / 3
         while self._held or self._unsent:
             await asyncio.sleep(TICK_S)
             try:
                 await self._resend()
-                if self._held and loop.time() >= renew_at:
+                if self._held and self._clock.now_s() >= renew_at:
                     await self._renew()
-                    renew_at = loop.time() + self._lease_s / 3
+                    renew_at = self._clock.now_s() + self._lease_s / 3
             except CacheUnavailable:
                 continue  # look-ups and claims report the outage
             except Exception:
@@ -123,10 +129,10 @@ class Keeper:
         stands = await self._store.renew([lease.held for lease in held], round(self._lease_s * 1000))
         for lease, still in zip(held, stands, strict=True):
             if not still and self._held.pop(lease.token, None) is not None:
-                self._count("lease_lost")
+                self._observer.odd(Oddity.LEASE_LOST)
 
     async def _resend(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._clock.now_s()
         while self._unsent:
             commit, until = self._unsent.popleft()
             if until > now:

@@ -7,14 +7,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from prediction_responder.cache import CachedAnswers, CacheRefused, CacheUnavailable, Entry
-from prediction_responder.flight.commit import MAX_COOL_DOWN_MS
+from prediction_responder.clock import Clock
+from prediction_responder.flight.commit import MAX_COOL_DOWN_MS, Cooling
 from prediction_responder.flight.crashes import is_last_try
 from prediction_responder.flight.flight import Flight
+from prediction_responder.flight.follower import PushedError
 from prediction_responder.flight.freshness import hit
 from prediction_responder.flight.keeper import Lease
-from prediction_responder.flight.lease import Cooling, Leases, PushedError
+from prediction_responder.flight.lease import Leases
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Model, Outcome, Request, decode_error, encode_error, failure
+from prediction_responder.observe.events import NOBODY, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, forwarded_status
 
@@ -32,6 +35,8 @@ class Leader:
     Args:
         answers: the cached answers.
         leases: decide which replica leads.
+        clock: for ages and cool-downs.
+        observer: is told when the model starts.
         max_stored_bytes: a larger answer is pushed to the followers, but not kept.
         ttl_factor: called for each TTL, which is multiplied by the result.
     """
@@ -40,37 +45,42 @@ class Leader:
         self,
         answers: CachedAnswers,
         leases: Leases,
+        clock: Clock,
         *,
+        observer: Observer = NOBODY,
         max_stored_bytes: int,
         ttl_factor: Callable[[], float] = lambda: random.uniform(*TTL_JITTER),
     ) -> None:
         self._answers = answers
         self._leases = leases
+        self._clock = clock
+        self._observer = observer
         self._max_stored_bytes = max_stored_bytes
         self._ttl_factor = ttl_factor
         # A process that dies takes down everything it works on, though one input may have crashed it. So inputs in
         # their last try run one at a time: the others end and lose their count, and only that input is counted again.
         self._alone = asyncio.Lock()
 
-    async def outcome(self, work: Work, flight: Flight[Request]) -> Outcome:
+    async def outcome(self, flight: Flight[Request, Work]) -> Outcome:
         """Lead or follow.
 
         The claim is a second look at the cache, which a race makes necessary: A misses; B, a flight of the same key,
         stores its answer and ends; only then does A look for a flight to join, find none and begin its own.
         """
+        work = flight.work
         match await self._lease(work) if work.shared else None:
             case Entry() as entry if work.token:  # pushed, or read, after another replica's call
                 return Outcome(entry.body, entry.code, status=forwarded_status(work.fwd, collapsed=True))
             case Entry() as entry:
-                return hit(entry, self._answers.now_ms())
+                return hit(entry, self._clock.now_ms())
             case PushedError(content):
                 return replace(decode_error(content), status=forwarded_status(work.fwd, collapsed=True))
             case Cooling(until_ms):
-                return cool_down_outcome(until_ms - self._answers.now_ms())
+                return cool_down_outcome(until_ms - self._clock.now_ms())
             case lease:
-                return await self._lead(work, flight, lease)
+                return await self._lead(flight, lease)
 
-    async def refresh(self, work: Work, flight: Flight[Request]) -> Outcome | int | None:
+    async def refresh(self, flight: Flight[Request, Work]) -> Outcome | int | None:
         """Replace an answer that is still good, unless another replica does or the model is busy.
 
         If a request joins the flight meanwhile, it becomes work like any other.
@@ -82,19 +92,20 @@ class Leader:
         Raises:
             CacheUnavailable: the cache cannot be used now.
         """
-        lease = await self._leases.acquire_refresh(work.key, work.seen, work.note)
+        work = flight.work
+        lease = await self._leases.acquire_refresh(work.key, work.seen, work)
         if isinstance(lease, Lease):
             # From here to the model's permit nothing awaits. Without a caller, an input in its last try never runs.
             if flight.asked or not (work.model.is_busy or is_last_try(lease.starts)):
-                return await self._lead(work, flight, lease)
+                return await self._lead(flight, lease)
             self._leases.commits.abandon(lease)
             return LAST_TRY_MS if is_last_try(lease.starts) else None
-        return await self.outcome(work, flight) if flight.asked else lease
+        return await self.outcome(flight) if flight.asked else lease
 
     async def _lease(self, work: Work) -> Lease | Entry | PushedError | Cooling | None:
         try:
             return await self._leases.acquire(
-                work.key, work.generation, seen=work.seen, only_later=work.only_later, on_lease=work.note
+                work.key, work.generation, work, seen=work.seen, only_later=work.only_later
             )
         except CacheUnavailable as error:
             self._answers.note_outage(error)
@@ -102,9 +113,12 @@ class Leader:
             work.has_none = not isinstance(error, CacheRefused)
             return None
 
-    async def _lead(self, work: Work, flight: Flight[Request], lease: Lease | None) -> Outcome:
+    async def _lead(self, flight: Flight[Request, Work], lease: Lease | None) -> Outcome:
+        work = flight.work
+
         def start() -> None:
             flight.start()
+            self._observer.call_started(work.model.name, work.key, tuple(flight.waiters))
             if lease is not None:
                 self._leases.crashes.note_start(lease)
 
@@ -115,7 +129,7 @@ class Leader:
                 outcome = failure(Code.MODEL_CRASHED, f"this input has killed its process {len(lease.starts)} times")
             else:
                 async with self._alone if last_try else nullcontext():
-                    outcome = await work.model.answer(work.body, start)
+                    outcome = await work.model.answer(work.input, start)
             stored = lease is not None and await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:
@@ -131,7 +145,7 @@ class Leader:
                 outcome.retry_after_ms = max(cool_ms, outcome.retry_after_ms or 0)
             await self._leases.commits.commit_error(lease, encode_error(outcome), cool_ms)
             return False
-        now_ms = self._answers.now_ms()
+        now_ms = self._clock.now_ms()
         # A TTL of 0 stays 0. A positive one never becomes 0, nor endless.
         ttl_ms = max(1, round(outcome.ttl_s * 1000 * self._ttl_factor())) if outcome.ttl_s > 0 else 0
         entry = Entry(now_ms, now_ms + ttl_ms, outcome.duration_ms, outcome.body, outcome.code)

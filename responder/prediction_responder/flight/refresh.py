@@ -6,16 +6,17 @@ is dropped, delays no caller: the next request for the answer begins another.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prediction_responder.cache import CacheUnavailable
+from prediction_responder.clock import Clock
 from prediction_responder.flight.flight import Flight, Flights
+from prediction_responder.flight.work import Work
 from prediction_responder.messages import Key, Model, Outcome, Request
+from prediction_responder.observe.events import Observer, Refreshed
 
 if TYPE_CHECKING:
     from prediction_responder.flight.leader import Leader
-    from prediction_responder.flight.work import Work
 
 KEPT, PAUSE_MS = 4096, 1_000
 NOT_DELIVERED = Outcome(b"")
@@ -26,45 +27,45 @@ class Refreshes:
 
     Args:
         leader: computes the outcome of a refresh.
-        count: called with the model and how a refresh ended: done, failed, dropped, or elsewhere (another replica does
-            it or has done it, or the model is not to be called now).
-        now_ms: wall clock, in milliseconds since the Unix epoch.
+        clock: for the pauses.
+        observer: is told how each refresh ended.
     """
 
-    def __init__(self, leader: "Leader", count: Callable[[str, str], None], now_ms: Callable[[], int]) -> None:
+    def __init__(self, leader: "Leader", clock: Clock, observer: Observer) -> None:
         self._leader = leader
-        self._count = count
-        self._now_ms = now_ms
+        self._clock = clock
+        self._observer = observer
         self._not_before_ms: dict[bytes, int] = {}
 
-    def may_begin(self, model: Model, key: Key, flights: Flights[Request, Outcome]) -> bool:
+    def may_begin(self, model: Model, key: Key, flights: Flights[Request, Work, Outcome]) -> bool:
         """Whether a refresh may begin now."""
         if model.is_busy or flights.background >= model.concurrency:
             return False
-        return self._not_before_ms.get(key.digest, 0) <= self._now_ms() and flights.joinable(key.digest) is None
+        return self._not_before_ms.get(key.digest, 0) <= self._clock.now_ms() and flights.joinable(key.digest) is None
 
-    async def run(self, work: "Work", flight: Flight[Request]) -> Outcome:
+    async def run(self, flight: Flight[Request, Work]) -> Outcome:
         """Run a refresh to its end. Requests that join it get its outcome."""
-        ended, pause_ms = "dropped", 0
+        work, pause_ms = flight.work, 0
+        ended: Refreshed | None = Refreshed.DROPPED
         try:
-            outcome = await self._leader.refresh(work, flight)
+            outcome = await self._leader.refresh(flight)
             if isinstance(outcome, Outcome):
-                ended = "failed" if outcome.code is not None else "done"
+                ended = Refreshed.DONE if outcome.code is None else Refreshed.FAILED
                 # If nothing was stored, the next request would begin another refresh at once.
                 pause_ms = 0 if outcome.status.stored else PAUSE_MS
                 return outcome
             if outcome is not None:
-                ended, pause_ms = "elsewhere", outcome
+                ended, pause_ms = Refreshed.ELSEWHERE, outcome
         except CacheUnavailable:
             pause_ms = PAUSE_MS
             if flight.asked:
-                return await self._leader.outcome(work, flight)
+                return await self._leader.outcome(flight)
         except asyncio.CancelledError:
-            ended = ""  # `count_dropped` counts it, as it may be cancelled before its first step
+            ended = None  # `count_dropped` counts it, as it may be cancelled before its first step
             raise
         finally:
             if ended:
-                self._count(work.model.name, ended)
+                self._observer.refreshed(work.model.name, ended)
             if pause_ms > 0:
                 self._leave_alone(work.key, pause_ms)
         return NOT_DELIVERED
@@ -72,9 +73,9 @@ class Refreshes:
     def count_dropped(self, model: Model, number: int) -> None:
         """Count refreshes that were cancelled."""
         for _ in range(number):
-            self._count(model.name, "dropped")
+            self._observer.refreshed(model.name, Refreshed.DROPPED)
 
     def _leave_alone(self, key: Key, for_ms: int) -> None:
         if len(self._not_before_ms) >= KEPT:
             self._not_before_ms.clear()  # costs at most one more claim per key
-        self._not_before_ms[key.digest] = self._now_ms() + for_ms
+        self._not_before_ms[key.digest] = self._clock.now_ms() + for_ms

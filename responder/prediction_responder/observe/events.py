@@ -1,31 +1,105 @@
 """The interface through which the responder reports its work: values in, nothing back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 
-from prediction_responder.messages import Outcome
-from prediction_schemas import Code
+from prediction_responder.messages import Key, Outcome, Reply, Request
+
+
+class Oddity(StrEnum):
+    """Something that was ignored or refused, without an error for a caller. The values are labels of a metric."""
+
+    NOT_A_REQUEST = "not_a_request"  # a reply came to a request queue
+    REPLY_TO_REFUSED = "reply_to_refused"
+    MALFORMED_CACHE_CONTROL = "malformed_cache_control"
+    MALFORMED_DEADLINE = "malformed_deadline"
+    UNUSABLE_VALUE = "unusable_value"  # in the cache: damaged, of another key or version
+    LEASE_LOST = "lease_lost"
+    COMMIT_FENCED = "commit_fenced"  # a result came too late to be stored
+
+
+class Refreshed(StrEnum):
+    """How a background refresh ended. The values are labels of a metric."""
+
+    DONE = "done"
+    FAILED = "failed"
+    ELSEWHERE = "elsewhere"  # another replica did it, or the model is not to be called now
+    DROPPED = "dropped"
 
 
 class Observer:
-    """Receives reports of what happened; what happens per request is reported per batch.
+    """Receives reports of what happened. What happens per request is reported per batch.
 
-    This one ignores them all: it serves a responder without metrics, and is the base of the others.
+    This one ignores them all: it serves a responder without metrics, and is the base of the others. Metrics, traces and
+    the recorders of tests are observers.
     """
 
-    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
-        """A batch of replies: model, error code and kind of cache status of each."""
+    def received(self, batch: Sequence[Request]) -> None:
+        """A batch of requests is about to be answered."""
 
-    def count_model_call(self, model: str, outcome: Outcome) -> None:
+    def replied(self, replies: Sequence[Reply]) -> None:
+        """A batch of replies was handed to the transport."""
+
+    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
+        """A model call started, for these requests; none for a refresh."""
+
+    def call_ended(self, model: str, outcome: Outcome) -> None:
         """A model call ended."""
 
-    def count_refresh(self, model: str, ended: str) -> None:
-        """A background refresh ended: done, failed, elsewhere or dropped."""
+    def refreshed(self, model: str, ended: Refreshed) -> None:
+        """A background refresh ended."""
 
-    def count_fates(self, fate: str, count: int) -> None:
+    def settled(self, fate: str, count: int) -> None:
         """What became of a batch of published replies: confirmed, returned, refused or abandoned."""
 
-    def count_odd(self, kind: str) -> None:
-        """Something in a message was ignored or refused. `kind` is one of a fixed set of words."""
+    def odd(self, kind: Oddity) -> None:
+        """Something was ignored or refused."""
 
     def watch_cache(self, is_up: Callable[[], bool]) -> None:
         """Take a function that says whether the cache can be reached."""
+
+
+class Observers(Observer):
+    """Passes each report to several observers, in their order.
+
+    Args:
+        observers: who gets the reports.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        self._all = observers
+
+    def received(self, batch: Sequence[Request]) -> None:
+        for one in self._all:
+            one.received(batch)
+
+    def replied(self, replies: Sequence[Reply]) -> None:
+        for one in self._all:
+            one.replied(replies)
+
+    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
+        for one in self._all:
+            one.call_started(model, key, waiting)
+
+    def call_ended(self, model: str, outcome: Outcome) -> None:
+        for one in self._all:
+            one.call_ended(model, outcome)
+
+    def refreshed(self, model: str, ended: Refreshed) -> None:
+        for one in self._all:
+            one.refreshed(model, ended)
+
+    def settled(self, fate: str, count: int) -> None:
+        for one in self._all:
+            one.settled(fate, count)
+
+    def odd(self, kind: Oddity) -> None:
+        for one in self._all:
+            one.odd(kind)
+
+    def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        for one in self._all:
+            one.watch_cache(is_up)
+
+
+NOBODY = Observer()

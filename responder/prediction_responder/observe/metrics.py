@@ -1,11 +1,11 @@
 """Prometheus counters of the service, counted per batch with labels that are looked up once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from prediction_responder.messages import Outcome
-from prediction_responder.observe.events import Observer
+from prediction_responder.messages import Outcome, Reply, Request
+from prediction_responder.observe.events import Observer, Oddity, Refreshed
 from prediction_schemas import Code
 
 FATES = ("confirmed", "returned", "refused", "abandoned")
@@ -17,6 +17,7 @@ class Metrics(Observer):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._received = Counter("responder_requests", "Requests that were received.", registry=self.registry)
         self._replies = Counter(
             "responder_replies",
             "Replies by model, outcome (ok or the error code) and cache status.",
@@ -58,11 +59,16 @@ class Metrics(Observer):
             registry=self.registry,
         )
 
-    def count_replies(self, replies: Iterable[tuple[str, Code | None, str]]) -> None:
-        """Count a batch of replies: model, error code and kind of cache status of each."""
+    def received(self, batch: Sequence[Request]) -> None:
+        """Count a batch of requests."""
+        self._received.inc(len(batch))
+
+    def replied(self, replies: Sequence[Reply]) -> None:
+        """Count a batch of replies by model, error code and kind of cache status."""
         tally: dict[tuple[str, Code | None, str], int] = {}
         for one in replies:
-            tally[one] = tally.get(one, 0) + 1
+            labelled = one.request.model.name, one.outcome.code, one.status.kind
+            tally[labelled] = tally.get(labelled, 0) + 1
         for labels, count in tally.items():
             counter = self._counters.get(labels)
             if counter is None:
@@ -71,16 +77,16 @@ class Metrics(Observer):
                 self._counters[labels] = counter
             counter.inc(count)
 
-    def count_model_call(self, model: str, outcome: Outcome) -> None:
+    def call_ended(self, model: str, outcome: Outcome) -> None:
         """Count one model call."""
         self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
         self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
 
-    def count_refresh(self, model: str, ended: str) -> None:
+    def refreshed(self, model: str, ended: Refreshed) -> None:
         """Count a refresh in the background."""
-        self._refreshes.labels(model, ended).inc()
+        self._refreshes.labels(model, ended.value).inc()
 
-    def count_fates(self, fate: str, count: int) -> None:
+    def settled(self, fate: str, count: int) -> None:
         """Count what became of a batch of replies."""
         self._fate_counters[fate].inc(count)
 
@@ -88,9 +94,9 @@ class Metrics(Observer):
         """Read the cache's state on each scrape."""
         self._cache_up.set_function(lambda: float(is_up()))
 
-    def count_odd(self, kind: str) -> None:
-        """Count one oddity; `kind` is one of a fixed set of words."""
-        self._odd.labels(kind).inc()
+    def odd(self, kind: Oddity) -> None:
+        """Count one oddity."""
+        self._odd.labels(kind.value).inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

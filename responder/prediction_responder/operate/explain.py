@@ -1,32 +1,32 @@
 """Explains one input: its key, what is cached for it, and how a request would be answered."""
 
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prediction_responder.cache.keys import Keyring, beside_name
-from prediction_responder.cache.port import Place, Slot, attempts_name
-from prediction_responder.cache.redis_link import RedisLink
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from prediction_responder.cache import Inspected, LeaseStore
+from prediction_responder.cache.generation import read_generation
 from prediction_responder.cache.value import (
+    CoolDown,
     Entry,
-    decode_entry,
-    generation_of,
-    is_cool_down,
-    is_lease,
-    is_unshared,
+    LeaseMark,
+    Outdated,
+    Standing,
+    Unreadable,
+    Unshared,
+    read,
     read_failures,
-    token_of,
 )
-from prediction_responder.execution.input import MAX_VALUES, read_input
+from prediction_responder.clock import Clock
+from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.freshness import is_fresh
-from prediction_responder.flight.lease import REPLICA_BYTES
-from prediction_responder.messages import Key
-from prediction_responder.model.artefacts import fingerprint
-from prediction_responder.model.predictor import AnyPredictor
+from prediction_responder.messages import Key, Refused
 from prediction_responder.operate.decision import decision
-from prediction_schemas import NO_DIRECTIVES, Directives
-from prediction_schemas.canonical import canonical_bytes
+from prediction_schemas import NO_DIRECTIVES, Directives, parse_cache_control
+from prediction_schemas.canonical import NotCanonical, canonical_bytes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Explanation:
         why: the state in words.
         decision: how a request with these directives would be answered now.
         negative: whether the cached answer is a refusal of this input.
-        kept_for_s: seconds until Redis deletes the cached answer.
+        kept_for_s: seconds until the cache deletes the cached answer.
         failures: how many times in a row the model failed on this input.
         attempts: the crash count: model calls for this input that started and have not ended.
         waiting: how many followers wait for the leader.
@@ -89,105 +89,139 @@ _WHY = {
 }
 
 
+@dataclass(frozen=True)
+class Subject:
+    """Whose answer is explained.
+
+    Args:
+        model, version: of the predictor.
+        stale_s: seconds past the TTL in which every request accepts its stale answer.
+        canonical: the input's canonical form.
+        key: of the answer.
+    """
+
+    model: str
+    version: str
+    stale_s: float
+    canonical: bytes
+    key: Key
+
+
+def subject_of(model: ServedModel, tenant: bytes, body: bytes) -> Subject:
+    """The answer to this input of a model whose keys are known.
+
+    Raises:
+        Refused, NotCanonical: the input is not valid.
+    """
+    canonical = canonical_bytes(model.read(body))
+    return Subject(model.name, model.version, model.stale_s, canonical, model.keys.key(tenant, canonical))
+
+
+def subject_for(models: Sequence[ServedModel], model: str, features: BaseModel | Any, tenant: str) -> Subject:
+    """The answer to an input of one of these models.
+
+    Raises:
+        ValueError: none of them has this name, or the input is not valid.
+    """
+    found = [one for one in models if one.name == model]
+    if not found:
+        msg = f"no model {model!r} is served here, only {', '.join(one.name for one in models)}"
+        raise ValueError(msg)
+    body = features.model_dump_json().encode() if isinstance(features, BaseModel) else to_json(features)
+    try:
+        return subject_of(found[0], tenant.encode(), body)
+    except (Refused, NotCanonical) as error:
+        raise ValueError(str(error)) from None
+
+
+def read_directives(cache_control: str) -> Directives:
+    """The directives of a request.
+
+    Raises:
+        ValueError: they cannot be read; the message says how they are written.
+    """
+    directives = parse_cache_control(cache_control.encode()) if cache_control else NO_DIRECTIVES
+    if directives.malformed:
+        msg = f"cannot parse the directives {cache_control!r}; write them like max-age=5, no-cache"
+        raise ValueError(msg)
+    return directives
+
+
 async def explain(
-    link: RedisLink,
-    namespace: str,
-    predictor: AnyPredictor,
-    body: bytes,
-    tenant: bytes,
-    *,
-    max_depth: int,
-    max_values: int = MAX_VALUES,
-    directives: Directives = NO_DIRECTIVES,
-    stale_s: float = 0.0,
+    store: LeaseStore, subject: Subject, clock: Clock, directives: Directives = NO_DIRECTIVES
 ) -> Explanation:
     """Explain how the next request with this input would be answered, and why.
 
     Args:
         directives: of that request.
-        stale_s: seconds past the TTL in which every request accepts a stale answer, unless the predictor sets its own.
 
     Raises:
-        Refused, NotCanonical: the input is not valid.
+        CacheUnavailable: within the operation timeout.
     """
-    canonical = canonical_bytes(read_input(body, predictor.input_type, max_depth=max_depth, max_values=max_values))
-    keyring = Keyring(
-        namespace=namespace,
-        model=predictor.name,
-        version=predictor.version,
-        fingerprint=fingerprint(predictor.files),
-    )
-    key = keyring.key(tenant, canonical)
-    places = [Place(key.name, slot) for slot in Slot]
-    beside = [beside_name(key.name, "r"), beside_name(key.name, "f"), *map(attempts_name, places)]
-    asked = [
-        link.ask(*command)
-        for command in (
-            ("MGET", key.generation_name, key.name, *beside),
-            ("PTTL", key.name),
-            ("PTTL", beside[0]),
-            ("SCARD", beside_name(key.name, "w")),
-        )
-    ]
-    (generation, value, refresh, failures, *attempts), left_ms, refresh_left_ms, waiting = [await one for one in asked]
-    now_ms = round(time.time() * 1000)
-    state, entry = _state(key, generation, value, now_ms)
-    usable = entry if state in ("fresh", "stale") else None
-    if predictor.stale_s is not None:
-        stale_s = predictor.stale_s
-    facts: dict[str, Any] = {}
-    if entry is not None:
-        facts = {
-            "age_s": round((now_ms - entry.stored_at_ms) / 1000, 3),
-            "fresh_for_s": round((entry.fresh_until_ms - now_ms) / 1000, 3),
-            "kept_for_s": left_ms / 1000,
-            "model_ms": entry.duration_ms,
-            "body_bytes": len(entry.body),
-            "negative": entry.code is not None,
-        }
+    key = subject.key
+    seen = await store.inspect(key)
+    now_ms = clock.now_ms()
+    record = read_generation(seen.generation)
+    current = record.current if record is not None else b""
+    place, refresh = read(key.digest, current, seen.value), read(key.digest, current, seen.refresh)
+    state = _state(place, now_ms)
+    usable = place if isinstance(place, Entry) else None
     return Explanation(
-        model=predictor.name,
-        version=predictor.version,
-        canonical=canonical.decode("utf-8", "backslashreplace"),
+        model=subject.model,
+        version=subject.version,
+        canonical=subject.canonical.decode("utf-8", "backslashreplace"),
         key=key.digest.hex(),
         name=key.name,
-        generation=generation.hex() if generation else None,
+        generation=current.hex() or None,
         state=state,
         why=_WHY[state],
-        decision=decision(
-            usable, directives, now_ms, stale_s, [mark for mark in (value, refresh) if _counts(mark, generation)]
-        ),
-        leader=_leader(value, left_ms),
-        refresher=_leader(refresh, refresh_left_ms),
-        failures=read_failures(generation or b"?", failures or b"")[0],
-        attempts=sum(len(starts or b"") // REPLICA_BYTES for starts in attempts),
-        waiting=waiting,
-        **facts,
+        decision=decision(usable, directives, now_ms, subject.stale_s, _marks(place, refresh)),
+        leader=_leader(place, seen.left_ms),
+        refresher=_leader(refresh, seen.refresh_left_ms),
+        failures=read_failures(current or b"?", seen.failures)[0],
+        attempts=len(seen.starts),
+        waiting=seen.waiting,
+        **_facts(place, seen, now_ms),
     )
 
 
-def _state(key: Key, generation: bytes | None, value: bytes | None, now_ms: int) -> tuple[str, Entry | None]:
-    if value is None:
-        return "none", None
-    if is_cool_down(value):
-        return "cooling" if generation_of(value) == generation else "other generation", None
-    if is_lease(value) or is_unshared(value):
-        if generation_of(value) != generation:
-            return "other generation", None
-        return "lease" if is_lease(value) else "unshared", None
-    entry = decode_entry(key.digest, generation_of(value), value)
-    if entry is None:
-        return "unreadable", None
-    if generation_of(value) != generation:
-        return "other generation", entry
-    return "fresh" if is_fresh(entry, now_ms) else "stale", entry
+def _facts(place: Standing, seen: Inspected, now_ms: int) -> dict[str, Any]:
+    entry = place.content if isinstance(place, Outdated) else place
+    if not isinstance(entry, Entry):
+        return {}
+    return {
+        "age_s": round((now_ms - entry.stored_at_ms) / 1000, 3),
+        "fresh_for_s": round((entry.fresh_until_ms - now_ms) / 1000, 3),
+        "kept_for_s": seen.left_ms / 1000,
+        "model_ms": entry.duration_ms,
+        "body_bytes": len(entry.body),
+        "negative": entry.code is not None,
+    }
 
 
-def _leader(value: bytes | None, left_ms: int) -> Leader | None:
-    if value is None or not is_lease(value):
-        return None
-    return Leader(token_of(value)[:REPLICA_BYTES].hex(), max(0, left_ms) / 1000 if left_ms >= 0 else math.inf)
+def _state(place: Standing, now_ms: int) -> str:
+    match place:
+        case None:
+            return "none"
+        case Entry():
+            return "fresh" if is_fresh(place, now_ms) else "stale"
+        case LeaseMark():
+            return "lease"
+        case CoolDown():
+            return "cooling"
+        case Unshared():
+            return "unshared"
+        case Outdated():
+            return "other generation"
+        case Unreadable():
+            return "unreadable"
 
 
-def _counts(mark: bytes | None, generation: bytes | None) -> bool:
-    return mark is not None and generation_of(mark) == generation
+def _marks(*slots: Standing) -> Sequence[Standing]:
+    return [one for one in slots if isinstance(one, LeaseMark | CoolDown | Unshared)]
+
+
+def _leader(standing: Standing, left_ms: int) -> Leader | None:
+    """The holder of a lease, whatever its generation."""
+    mark = standing.content if isinstance(standing, Outdated) else standing
+    return Leader(mark.replica.hex(), left_ms / 1000) if isinstance(mark, LeaseMark) else None
