@@ -81,6 +81,8 @@ STARTING = frozenset(
     {"create_task", "ensure_future", "TaskGroup", "to_thread", "run_in_executor", "run_coroutine_threadsafe"}
     | {"Thread", "Process", "ThreadPoolExecutor", "ProcessPoolExecutor", "Popen", "fork"}
 )
+CLOCK = f"{RESPONDER}/clock.py"
+CLOCKS = frozenset({"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "now", "utcnow", "today"})
 ENVIRONMENT = {f"{CLIENT}/options.py", f"{RESPONDER}/settings.py", "benchmarks/", "deploy/", "examples/"}
 READING = frozenset({"environ", "environb", "getenv", "getenvb"})
 MOCKS = ("unittest.mock", "Magic" + "Mock", "monkeypatch." + "setattr", "mark." + "flaky")
@@ -88,7 +90,7 @@ MOCKS = ("unittest.mock", "Magic" + "Mock", "monkeypatch." + "setattr", "mark." 
 
 def problems(root: Path) -> list[str]:
     """What breaks a rule in a tree, one line each; empty when nothing does."""
-    return [*_of_packages(root), *_of_sizes(root), *_of_tests(root)]
+    return [*_of_packages(root), *_of_clocks(root), *_of_sizes(root), *_of_tests(root)]
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path]]:
@@ -117,6 +119,17 @@ def _of_packages(root: Path) -> Iterator[str]:
                 yield f"{name}:{line}: starts work of its own ({word}); tests/rules.py lists the files that may"
             if word in READING and not name.startswith(tuple(ENVIRONMENT)):
                 yield f"{name}:{line}: reads the environment ({word}); only {', '.join(sorted(ENVIRONMENT))} may"
+
+
+def _of_clocks(root: Path) -> Iterator[str]:
+    for name, path in sources(root):
+        if not name.startswith(f"{RESPONDER}/") or name == CLOCK:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in CLOCKS:
+                yield f"{name}:{node.lineno}: reads a clock ({node.attr}); only {CLOCK} may"
+            if isinstance(node, ast.ImportFrom) and node.module == "time":
+                yield f"{name}:{node.lineno}: imports a clock; only {CLOCK} may"
 
 
 def _of_sizes(root: Path) -> Iterator[str]:

@@ -95,6 +95,18 @@ PLANTS: dict[str, tuple[str, str, Callable[[Path], str], str]] = {
         by_rules,
         "reads the environment",
     ),
+    "a clock in the flight": (
+        f"{RESPONDER}/flight/refresh.py",
+        "import time\n\nBEGAN_S = time.monotonic()\n",
+        by_rules,
+        "reads a clock",
+    ),
+    "a clock by another name": (
+        f"{RESPONDER}/cache/answers.py",
+        "from time import time_ns as ticks\n",
+        by_rules,
+        "imports a clock",
+    ),
     "a task group under another name": (
         f"{RESPONDER}/amqp/replies.py",
         "from asyncio import TaskGroup as Group\n",

@@ -55,7 +55,7 @@ class Service:
         self._refreshes = Refreshes(leader, clock, observer)
         self._late = LateAnswers(answers, clock, deliver)
         self._flights: defaultdict[Model, Flights[Request, Work, Outcome]] = defaultdict(
-            lambda: Flights(self._run, self._finish)
+            lambda: Flights(self._run, self._finish, clock)
         )
 
     def __repr__(self) -> str:

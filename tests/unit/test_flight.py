@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prediction_responder.clock import SYSTEM_CLOCK
 from prediction_responder.flight.flight import Flight, Flights
 
 Waiter = asyncio.Future[int]
@@ -30,7 +31,7 @@ class Requesters:
     """Coroutines that wait for one key, as requesters do."""
 
     def __init__(self) -> None:
-        self.flights: Flights[Waiter, Any, int] = Flights(run, settle)
+        self.flights: Flights[Waiter, Any, int] = Flights(run, settle, SYSTEM_CLOCK)
         self.gate = asyncio.Event()
         self.begun = 0
         self.failure: Exception | None = None
@@ -134,7 +135,7 @@ async def test_started_work_outlives_its_last_requester() -> None:
 async def test_work_that_has_not_started_ends_with_its_last_requester() -> None:
     """Nobody waits and nothing is paid for: the flight is cancelled and its key is gone."""
     landed: list[object] = []
-    flights: Flights[str, Any, int] = Flights(run, lambda *ending: landed.append(ending))
+    flights: Flights[str, Any, int] = Flights(run, lambda *ending: landed.append(ending), SYSTEM_CLOCK)
     never = asyncio.Event()
 
     async def waits_for_a_permit(_: Flight[str, Any]) -> int:
@@ -187,7 +188,7 @@ async def test_a_newer_flight_takes_new_requesters_and_the_older_one_still_lands
         endings.append((list(flight.waiters), value))
         first_landed.set()
 
-    flights: Flights[str, Any, int] = Flights(run, land)
+    flights: Flights[str, Any, int] = Flights(run, land, SYSTEM_CLOCK)
     gates = {1: asyncio.Event(), 2: asyncio.Event()}
 
     def work(number: int) -> object:
@@ -214,7 +215,7 @@ async def test_the_leaders_context_does_not_leak_into_shared_work() -> None:
     """A trace or a tenant of the one who came first is not everybody's."""
     secret: ContextVar[str] = ContextVar("secret", default="nobody's")
     seen: list[str] = []
-    flights: Flights[str, Any, int] = Flights(run, lambda *_: None)
+    flights: Flights[str, Any, int] = Flights(run, lambda *_: None, SYSTEM_CLOCK)
 
     async def work(_: Flight[str, Any]) -> int:
         seen.append(secret.get())
@@ -228,7 +229,7 @@ async def test_the_leaders_context_does_not_leak_into_shared_work() -> None:
 
 async def test_take_back_returns_only_those_whose_work_has_not_started() -> None:
     """While draining, what has not started is handed back and the rest goes on."""
-    flights: Flights[str, Any, int] = Flights(run, lambda *_: None)
+    flights: Flights[str, Any, int] = Flights(run, lambda *_: None, SYSTEM_CLOCK)
     gate = asyncio.Event()
 
     async def started(flight: Flight[str, Any]) -> int:
@@ -253,7 +254,7 @@ async def test_take_back_returns_only_those_whose_work_has_not_started() -> None
 async def test_any_schedule_answers_every_requester_once(steps: list[tuple[int, str]]) -> None:  # noqa: C901
     """Arrivals, departures, successes and failures in any order: one joinable flight per key, one ending each."""
     endings: list[str] = []
-    flights: Flights[str, Any, int] = Flights(run, lambda flight, *_: endings.extend(flight.waiters))
+    flights: Flights[str, Any, int] = Flights(run, lambda flight, *_: endings.extend(flight.waiters), SYSTEM_CLOCK)
     gates: dict[int, asyncio.Future[int]] = {}
     waiting: dict[str, tuple[int, Flight[str, Any]]] = {}
     left: set[str] = set()

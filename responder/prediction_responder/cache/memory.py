@@ -35,7 +35,7 @@ class MemoryCache:
 
     Args:
         max_bytes: bytes of values and their names.
-        clock: for TTLs.
+        clock: its wall clock decides about TTLs, as that of a Redis server does.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -79,7 +79,7 @@ class MemoryCache:
         there = self._shared._get(name)
         if there is not None and read_generation(there) is not None:
             return there
-        record = Generation(token, at_ms=self._shared._now_ms()).encoded
+        record = Generation(token, at_ms=self._shared._clock.now_ms()).encoded
         self._shared._set(name, record, math.inf)
         return record
 
@@ -87,7 +87,7 @@ class MemoryCache:
         there = self._shared._get(name)
         if there is None:
             return False
-        before, now_ms = read_generation(there), self._shared._now_ms()
+        before, now_ms = read_generation(there), self._shared._clock.now_ms()
         after = Generation(token, at_ms=now_ms) if before is None else before.followed_by(token, now_ms)
         self._shared._set(name, after.encoded, math.inf)
         return True
@@ -220,7 +220,7 @@ class MemoryCache:
         if kept is None:
             return None
         value, expires_at = kept
-        if self._clock.now_s() >= expires_at:
+        if self._now_s() >= expires_at:
             self._drop(name)
             return None
         self._values.move_to_end(name)
@@ -228,7 +228,7 @@ class MemoryCache:
 
     def _set(self, name: str, value: bytes, ttl_ms: float) -> None:
         self._drop(name)
-        self._values[name] = value, self._clock.now_s() + ttl_ms / 1000
+        self._values[name] = value, self._now_s() + ttl_ms / 1000
         self._bytes += len(name) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
@@ -236,10 +236,10 @@ class MemoryCache:
     def _left_ms(self, name: str) -> int:
         """The remaining TTL; 0 for what is not there."""
         kept = self._values.get(name)
-        return 0 if kept is None else max(0, round((kept[1] - self._clock.now_s()) * 1000))
+        return 0 if kept is None else max(0, round((kept[1] - self._now_s()) * 1000))
 
-    def _now_ms(self) -> int:
-        return self._clock.now_ms()
+    def _now_s(self) -> float:
+        return self._clock.now_ms() / 1000
 
     def _prolong(self, place: Place, lease_ms: int) -> None:
         """Keep a value while a lease stands beside it."""
@@ -248,7 +248,7 @@ class MemoryCache:
             return
         if self._left_ms(place.name) < lease_ms:
             self._planned.setdefault(place.name, kept[1])
-            self._values[place.name] = kept[0], self._clock.now_s() + lease_ms / 1000
+            self._values[place.name] = kept[0], self._now_s() + lease_ms / 1000
 
     def _restore_expiry(self, name: str) -> None:
         """Give a value that a lease prolonged, and that was not replaced, its original expiry."""

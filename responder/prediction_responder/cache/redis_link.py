@@ -10,6 +10,7 @@ from redis.asyncio import ConnectionPool
 
 from prediction_responder.cache.port import CacheRefused, CacheUnavailable
 from prediction_responder.cache.redis_pipeline import Command, Pipelined, Subscription
+from prediction_responder.clock import SYSTEM_CLOCK, Clock
 from prediction_responder.observe.logs import logger
 
 log = logger(__name__)
@@ -38,6 +39,7 @@ class RedisLink:
             connection, because its reply could be mistaken for the reply to the next command.
         subscription: the channel to listen to, if the connection is for pushes. It carries no commands that would fail
             when it dies, so it sends a PING every second.
+        clock: for timeouts.
         prepare: commands to send on each new connection; Redis may refuse them.
 
     Raises:
@@ -51,7 +53,9 @@ class RedisLink:
         timeout_s: float,
         subscription: Subscription | None = None,
         prepare: Sequence[Command] = (),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._prepare = prepare
         self._subscription = subscription
         self._purpose = "commands" if subscription is None else "pushes"
@@ -119,7 +123,7 @@ class RedisLink:
     async def _supervise(self) -> None:
         delay_s, said = FIRST_DELAY_S, ""
         while True:
-            connection = Pipelined(self._timeout_s, self._subscription)
+            connection = Pipelined(self._timeout_s, self._subscription, self._clock)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._connect(connection)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import hiredis
 
 from prediction_responder.cache.port import CacheRefused, CacheUnavailable
+from prediction_responder.clock import Clock
 
 Command = tuple[str | bytes | int, ...]
 
@@ -33,10 +34,11 @@ class Subscription(NamedTuple):
 class Pipelined(asyncio.Protocol):
     """One connection. It ends when a reply is overdue, or when the bytes are no Redis protocol."""
 
-    def __init__(self, timeout_s: float, subscription: Subscription | None) -> None:
+    def __init__(self, timeout_s: float, subscription: Subscription | None, clock: Clock) -> None:
         self._subscription = subscription
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
+        self._now_s = clock.now_s
         self._reader = hiredis.Reader(notEnoughData=_NO_REPLY_YET)
         self._transport: asyncio.Transport | None = None
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
@@ -60,7 +62,7 @@ class Pipelined(asyncio.Protocol):
         packed = _pack(command)  # first: a command that cannot be packed must not wait for a reply
         reply: asyncio.Future[Any] = self._loop.create_future()
         is_quiet = not self._asked
-        self._asked.append((reply, self._loop.time() + self._timeout_s))
+        self._asked.append((reply, self._now_s() + self._timeout_s))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._check)
         if is_quiet:  # no reply is pending, so send it without delay
@@ -76,11 +78,11 @@ class Pipelined(asyncio.Protocol):
         if self.can_skip:
             queued.append(_SKIP_REPLY)
         else:
-            self._asked.append((self._loop.create_future(), self._loop.time() + self._timeout_s))
+            self._asked.append((self._loop.create_future(), self._now_s() + self._timeout_s))
         self._write(b"".join([*queued, _pack(command)]))
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        self._heard_at = self._now_s()
         try:
             self._reader.feed(data)
             while (value := self._reader.gets(False)) is not _NO_REPLY_YET:  # noqa: FBT003 - "do not decode"
@@ -131,7 +133,7 @@ class Pipelined(asyncio.Protocol):
         if not self._asked:
             return
         due = max(self._asked[0][1], self._heard_at + self._timeout_s)
-        if due > self._loop.time():
+        if due > self._now_s():
             self._watch = self._loop.call_at(due, self._check)
         else:
             self.end(f"no reply within {self._timeout_s:g} s")

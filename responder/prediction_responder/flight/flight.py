@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from prediction_responder.clock import Clock
+
 W = TypeVar("W", bound=Hashable)
 X = TypeVar("X")
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class Flights(Generic[W, X, T]):
 
     Args:
         run: does the work of a flight.
+        clock: when flights begin.
         finish: called once for each flight that ends and was not cancelled, with its value or its exception, after its
             key is removed. It answers `flight.waiters`.
     """
@@ -59,9 +62,11 @@ class Flights(Generic[W, X, T]):
         self,
         run: Callable[[Flight[W, X]], Awaitable[T]],
         finish: Callable[[Flight[W, X], T | None, Exception | None], None],
+        clock: Clock,
     ) -> None:
         self._work = run
         self._finish = finish
+        self._clock = clock
         self._newest: dict[Hashable, Flight[W, X]] = {}
         self._all: set[Flight[W, X]] = set()
         self._background: set[Flight[W, X]] = set()
@@ -101,15 +106,14 @@ class Flights(Generic[W, X, T]):
 
         Without a leader it is background work.
         """
-        loop = asyncio.get_running_loop()
-        flight = Flight(key, leader, work, loop.time())
+        flight = Flight(key, leader, work, self._clock.now_s())
         self._newest[key] = flight
         self._all.add(flight)
         if leader is None:
             self._background.add(flight)
         self._empty.clear()
         # An empty context: the leader's trace, tenant or other context variables must not leak into shared work.
-        flight.task = loop.create_task(self._run(flight), context=Context())
+        flight.task = asyncio.get_running_loop().create_task(self._run(flight), context=Context())
         # A task that is cancelled before its first step never enters the coroutine, so a callback removes the flight.
         flight.task.add_done_callback(lambda _: self._remove(flight))
         return flight
