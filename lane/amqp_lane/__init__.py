@@ -7,6 +7,7 @@ the fate of each, also in lists. Each has its own connection and reconnects when
 from amqp_lane.encoding import header_field
 from amqp_lane.inbox import Inbox
 from amqp_lane.memory import MemoryBroker
+from amqp_lane.options import InboxOptions, OutboxOptions
 from amqp_lane.outbox import Outbox
 from amqp_lane.port import Binding, Delivery, ExchangeSpec, Fate, Message, Properties, QueueSpec, Settlement
 from amqp_lane.template import Template
@@ -20,9 +21,11 @@ __all__ = [
     "ExchangeSpec",
     "Fate",
     "Inbox",
+    "InboxOptions",
     "MemoryBroker",
     "Message",
     "Outbox",
+    "OutboxOptions",
     "Properties",
     "Publisher",
     "QueueSpec",

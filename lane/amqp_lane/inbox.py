@@ -73,7 +73,10 @@ class Inbox:
             max_body_bytes=max_body_bytes,
         )
         self._channel: Channel | None = None
+        self._paused: set[str] = set()
+        self._changing = asyncio.Lock()
         self._queue_of: dict[bytes, str] = {}
+        self._consuming: set[str] = set()
         self._arrived: list[Delivery] = []
         self._reader: asyncio.Future[None] | None = None  # the iterator, waiting for the next batch
         self._stopping = False
@@ -86,7 +89,7 @@ class Inbox:
 
     @property
     def is_consuming(self) -> bool:
-        """True while every queue has a consumer."""
+        """True while every queue that is not paused has a consumer."""
         return self._link.is_up and not self._stopping
 
     @property
@@ -135,14 +138,36 @@ class Inbox:
         """Drop the connection, so that the broker requeues all unsettled deliveries: a last resort after a bug here."""
         self._link.end(ConnectionError(why))
 
+    async def pause(self, queue: str) -> None:
+        """Stop consuming one queue: its messages wait there, or go to other consumers.
+
+        What the broker has sent already still comes. It stays paused when the connection is lost and restored.
+        """
+        self._paused.add(queue)
+        async with self._changing:
+            channel, consumer = self._channel, self._consumer_of(queue)
+            if channel is not None and queue in self._paused and consumer in self._consuming:
+                self._consuming.discard(consumer)
+                with contextlib.suppress(*LINK_ERRORS):
+                    await channel.amqp.basic_cancel(consumer)
+
+    async def resume(self, queue: str) -> None:
+        """Consume a paused queue again."""
+        self._paused.discard(queue)
+        async with self._changing:
+            channel, consumer = self._channel, self._consumer_of(queue)
+            if channel is not None and queue not in self._paused:
+                with contextlib.suppress(*LINK_ERRORS):
+                    await self._consume(channel, consumer, queue)
+
     async def stop(self) -> None:
         """Stop consuming and end the iteration. Deliveries that were not yielded go back to their queues."""
         self._stopping = True
         channel = self._channel
         if channel is not None:
             with contextlib.suppress(*LINK_ERRORS):
-                for consumer in list(self._queue_of):
-                    await channel.amqp.basic_cancel(consumer.decode(), timeout=2.0)
+                for consumer in sorted(self._consuming):
+                    await channel.amqp.basic_cancel(consumer, timeout=2.0)
         unread, self._arrived = self._arrived, []
         self.settle(unread, Settlement.REQUEUE)
         self._wake()
@@ -190,11 +215,19 @@ class Inbox:
             for queue in self._queues:
                 await _declare(channel.amqp, queue)
         await channel.amqp.basic_qos(prefetch_count=self._prefetch)
-        for index, queue in enumerate(self._queues):
-            if queue.consume and not self._stopping:
-                consumer = f"lane-{index}"
-                self._queue_of[consumer.encode()] = queue.name
-                await channel.amqp.basic_consume(queue.name, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
+        for queue in self._queues:
+            if queue.consume and not self._stopping and queue.name not in self._paused:
+                await self._consume(channel, self._consumer_of(queue.name), queue.name)
+
+    async def _consume(self, channel: Channel, consumer: str, queue: str) -> None:
+        if consumer in self._consuming:  # `opened` and `resume` may meet
+            return
+        self._consuming.add(consumer)
+        self._queue_of[consumer.encode()] = queue
+        await channel.amqp.basic_consume(queue, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
+
+    def _consumer_of(self, queue: str) -> str:
+        return next(f"lane-{index}" for index, one in enumerate(self._queues) if one.name == queue)
 
     def received(self, events: list[Event]) -> None:
         """Called by the link, with the deliveries of one read of the socket."""
@@ -215,6 +248,7 @@ class Inbox:
         """Called by the link: drop the state of the epoch in the same step of the event loop in which it ends."""
         self._channel = None
         self._queue_of = {}
+        self._consuming = set()
         self._arrived = []
         self._singles = []
         self._window = AckWindow()

@@ -5,11 +5,12 @@ Messages are encoded and parsed by the same code as on a socket. Only the effect
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 from amqp_lane.encoding import encode_content
+from amqp_lane.options import InboxOptions, OutboxOptions, check_options
 from amqp_lane.port import Delivery, Fate, Message, QueueSpec, Settlement
 from amqp_lane.properties import locate
 
@@ -30,7 +31,7 @@ class MemoryBroker:
         self._waiting: dict[str, deque[tuple[bytes, Message]]] = defaultdict(deque)
         self._bound: dict[tuple[str, bytes], str] = {}
 
-    def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> "MemoryInbox":
+    def inbox(self, queues: Sequence[QueueSpec], **options: Unpack[InboxOptions]) -> "MemoryInbox":
         """Make a consumer of these queues, and create them."""
         one = MemoryInbox(self, [queue.name for queue in queues if queue.consume], **options)
         for queue in queues:
@@ -39,7 +40,7 @@ class MemoryBroker:
                 self._bound[queue.binding.exchange, queue.binding.routing_key.encode()] = queue.name
         return one
 
-    def outbox(self, **options: Any) -> "MemoryOutbox":
+    def outbox(self, **options: Unpack[OutboxOptions]) -> "MemoryOutbox":
         """Make a publisher."""
         return MemoryOutbox(self, **options)
 
@@ -81,23 +82,15 @@ class MemoryInbox:
 
     last_error: str | None = None
 
-    def __init__(
-        self,
-        broker: MemoryBroker,
-        queues: Sequence[str],
-        *,
-        name: str,
-        headers: Collection[bytes] = (),
-        max_body_bytes: int = 16 * 2**20,
-        no_ack: bool = False,
-        **_options: Any,
-    ) -> None:
+    def __init__(self, broker: MemoryBroker, queues: Sequence[str], **options: Unpack[InboxOptions]) -> None:
+        check_options(options, InboxOptions)
         self._broker = broker
         self._queues = queues
-        self._name = name
-        self._headers = frozenset(headers)
-        self._max_body_bytes = max_body_bytes
-        self._no_ack = no_ack
+        self._paused: set[str] = set()
+        self._name = options["name"]
+        self._headers = frozenset(options.get("headers", ()))
+        self._max_body_bytes = options.get("max_body_bytes", 16 * 2**20)
+        self._no_ack = options.get("no_ack", False)
         self._arrived: list[Delivery] = []
         self._held: dict[int, tuple[str, bytes, Message]] = {}
         self._tag = 0
@@ -128,7 +121,7 @@ class MemoryInbox:
 
     async def __aenter__(self) -> Self:
         self.is_consuming = True
-        self._broker.consume(self, self._queues)
+        self._broker.consume(self, [name for name in self._queues if name not in self._paused])
         return self
 
     async def __aexit__(
@@ -161,6 +154,16 @@ class MemoryInbox:
         for one in reversed(held):
             self._broker.requeue(*one)
 
+    async def pause(self, queue: str) -> None:
+        self._paused.add(queue)
+        if self.is_consuming:
+            self._broker.forget([queue])
+
+    async def resume(self, queue: str) -> None:
+        self._paused.discard(queue)
+        if self.is_consuming:
+            self._broker.consume(self, [queue])
+
     async def stop(self) -> None:
         self._stopping, self.is_consuming = True, False
         self._broker.forget(self._queues)
@@ -175,19 +178,12 @@ class MemoryOutbox:
     is_up = True
     last_error: str | None = None
 
-    def __init__(
-        self,
-        broker: MemoryBroker,
-        *,
-        name: str,
-        on_fate: Callable[[list[Message], Fate], None],
-        exchange: str = "",
-        **_options: Any,
-    ) -> None:
+    def __init__(self, broker: MemoryBroker, **options: Unpack[OutboxOptions]) -> None:
+        check_options(options, OutboxOptions)
         self._broker = broker
-        self._name = name
-        self._on_fate = on_fate
-        self._exchange = exchange
+        self._name = options["name"]
+        self._on_fate = options["on_fate"]
+        self._exchange = options.get("exchange", "")
         self._sent: list[Message] = []
         self._empty = asyncio.Event()
         self._empty.set()

@@ -95,6 +95,10 @@ class Message:
     attempts: int = 0
     written_at: float = 0.0
 
+    def withdraw(self) -> None:
+        """Do not send it any more, unless it is written already; then it is ABANDONED."""
+        self.give_up_at = -math.inf
+
 
 class Fate(Enum):
     """What became of a published message.

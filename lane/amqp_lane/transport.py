@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, Unpack
 
 from amqp_lane.inbox import Inbox
+from amqp_lane.options import InboxOptions, OutboxOptions
 from amqp_lane.outbox import Outbox
 from amqp_lane.port import Delivery, Message, QueueSpec, Settlement
 
@@ -14,7 +15,7 @@ class Consumer(Protocol):
 
     @property
     def is_consuming(self) -> bool:
-        """True while every queue has a consumer."""
+        """True while every queue that is not paused has a consumer."""
 
     @property
     def unsettled(self) -> int:
@@ -35,6 +36,12 @@ class Consumer(Protocol):
 
     def restart(self, why: str) -> None:
         """Give all unsettled deliveries back to the broker."""
+
+    async def pause(self, queue: str) -> None:
+        """Stop consuming one queue; what was delivered already still comes."""
+
+    async def resume(self, queue: str) -> None:
+        """Consume a queue again."""
 
     async def stop(self) -> None:
         """Stop consuming."""
@@ -80,10 +87,10 @@ class Publisher(Protocol):
 class Transport(Protocol):
     """Makes consumers and publishers; the options are those of `Inbox` and `Outbox`."""
 
-    def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> Consumer:
+    def inbox(self, queues: Sequence[QueueSpec], **options: Unpack[InboxOptions]) -> Consumer:
         """Make a consumer of these queues."""
 
-    def outbox(self, **options: Any) -> Publisher:
+    def outbox(self, **options: Unpack[OutboxOptions]) -> Publisher:
         """Make a publisher."""
 
 
@@ -99,10 +106,10 @@ class Amqp:
         self._url = url
         self._heartbeat_s = heartbeat_s
 
-    def inbox(self, queues: Sequence[QueueSpec], **options: Any) -> Inbox:
+    def inbox(self, queues: Sequence[QueueSpec], **options: Unpack[InboxOptions]) -> Inbox:
         """Make an inbox with its own connection."""
         return Inbox(self._url, queues, heartbeat_s=self._heartbeat_s, **options)
 
-    def outbox(self, **options: Any) -> Outbox:
+    def outbox(self, **options: Unpack[OutboxOptions]) -> Outbox:
         """Make an outbox with its own connection."""
         return Outbox(self._url, heartbeat_s=self._heartbeat_s, **options)

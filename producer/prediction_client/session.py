@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 from typing import Any
 
 from amqp_lane import Transport
@@ -124,7 +123,7 @@ class Session:
         finally:
             timer.cancel()
             self._calls.end(identifier)
-            message.give_up_at = -math.inf  # the caller waits no longer: drop the request if it is not written yet
+            message.withdraw()  # the caller waits no longer
 
     def _time_out(self, identifier: bytes, model: str) -> None:
         why = f": {self.channel.outbox.last_error}" if self.channel.outbox.last_error else ""
