@@ -58,7 +58,8 @@ async def follow(url: str, salt: str, count: int) -> None:
             print(at, flush=True)
     heard: asyncio.Queue[float] = asyncio.Queue()
     bare = Subscription(
-        f"{salt}bare", lambda _message: heard.put_nowait(time.monotonic()), lambda: print("ready", flush=True)
+        {f"{salt}bare".encode(): lambda _message: heard.put_nowait(time.monotonic())},
+        lambda: print("ready", flush=True),
     )
     async with RedisLink(url, timeout_s=1.0, subscription=bare):
         for _ in range(count):

@@ -76,6 +76,12 @@ class Through:
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self.inner.listen(on_push, on_gap)
 
+    def announce(self, message: bytes) -> Awaitable[int]:
+        return self.inner.announce(message)
+
+    def on_announcement(self, on_message: Callable[[bytes], None]) -> None:
+        self.inner.on_announcement(on_message)
+
     async def __aenter__(self) -> Self:
         return self
 

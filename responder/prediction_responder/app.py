@@ -14,6 +14,7 @@ from prediction_responder.amqp.pipeline import Pipeline
 from prediction_responder.amqp.requests import Intake, ReplyPolicy
 from prediction_responder.amqp.topology import exchanges, topology
 from prediction_responder.cache import CachedAnswers, LeaseStore
+from prediction_responder.cache.keys import control_channel
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.cache.value import REPLICA_BYTES
 from prediction_responder.clock import SYSTEM_CLOCK, Clock
@@ -26,8 +27,10 @@ from prediction_responder.model.discovery import check_predictors
 from prediction_responder.model.predictor import Servable
 from prediction_responder.observe.events import Observer, Observers
 from prediction_responder.observe.logs import logger
+from prediction_responder.operate.control import REPORT, Control
 from prediction_responder.operate.explain import Explanation, explain, read_directives, subject_for
 from prediction_responder.operate.invalidate import Invalidation, digest_of
+from prediction_responder.operate.report import report
 from prediction_responder.service import Service
 from prediction_responder.settings import Settings
 from prediction_schemas.wire import REQUEST_HEADERS, Addresses
@@ -225,6 +228,7 @@ class Responder:
         self._observer.watch_cache(lambda: cache.is_up)
         clock, observer = self._clock, self._observer
         answers = CachedAnswers(cache, observer)
+        Control(cache, {REPORT: lambda: report(replica.hex(), self._models, self)})
         leases = Leases(cache, answers, clock, lease_s=settings.lease_s, replica=replica, observer=observer)
         self._stack.push_async_callback(leases.close)
         log.info("replica", id=replica.hex())
@@ -286,7 +290,8 @@ class Responder:
             return MemoryCache()
         with extra("serve"):
             from prediction_responder.cache.redis import RedisCache
-        return RedisCache(url, timeout_s=self._settings.redis_timeout_s, inbox=inbox)
+        control = control_channel(self._settings.namespace)
+        return RedisCache(url, timeout_s=self._settings.redis_timeout_s, inbox=inbox, control=control)
 
 
 def _metrics() -> "Metrics":

@@ -121,6 +121,27 @@ def invalidate(
 
 
 @cli.command()
+def replicas(
+    wait: Annotated[float, typer.Option(min=0.05, help="seconds to wait for replicas that do not answer")] = 1.0,
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """List the running replicas: what they serve, and what is wrong. The exit status is 1 if there is none."""
+    from prediction_responder.operate.commands import list_replicas
+
+    facts = _operate(list_replicas(_settings(), wait))
+    found = facts["replicas"]
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    for one in found if not as_json else ():
+        models = ", ".join(f"{name} {number}" for name, number in one["models"].items()) or "no model"
+        state = "; ".join([*one["missing"], *one["degraded"]]) or "ready"
+        typer.echo(f"{one['replica']} {one['host']}:{one['pid']} {one['version']} {models}: {state}")
+    if not found:
+        typer.echo("no replica answered", err=True)
+        raise typer.Exit(FAILED)
+
+
+@cli.command()
 def redrive(
     model: Annotated[str | None, typer.Option(help="only dead letters of this model")] = None,
     reason: Annotated[str | None, typer.Option(help="only this death reason: rejected, delivery_limit, maxlen")] = None,

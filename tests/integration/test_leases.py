@@ -70,7 +70,7 @@ async def test_a_follower_on_another_replica_is_woken_at_once(servers: Servers, 
     bare_ms: list[float] = []
     model = GatedModel()
     heard = asyncio.Event()
-    bare = Subscription(f"{namespace}bare", lambda _message: heard.set(), lambda: None)
+    bare = Subscription({f"{namespace}bare".encode(): lambda _message: heard.set()}, lambda: None)
     async with (
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as one,
         on_redis(servers.redis_url, model.predictor(), namespace=namespace) as other,
@@ -80,7 +80,7 @@ async def test_a_follower_on_another_replica_is_woken_at_once(servers: Servers, 
         for number in range(200):
             heard.clear()
             began = time.perf_counter()
-            link.ask("PUBLISH", bare.channel, b"x")
+            link.ask("PUBLISH", f"{namespace}bare", b"x")
             await heard.wait()
             bare_ms.append((time.perf_counter() - began) * 1000)
             model.gate.clear()

@@ -49,6 +49,11 @@ def generation_name(namespace: str, model: str) -> str:
     return f"{namespace}pr:generation:{model}"
 
 
+def control_channel(namespace: str) -> str:
+    """The channel of announcements of a deployment."""
+    return f"{namespace}pr:control"
+
+
 class Keyring:
     """The keys of one model.
 

@@ -47,6 +47,8 @@ class MemoryCache:
         self._deaths: dict[str, dict[bytes, int]] = {}
         self._planned: dict[str, float] = {}  # original expiry of the values that a lease prolongs
         self._on_push: Callable[[bytes], None] = lambda _push: None
+        self._on_announcement: Callable[[bytes], None] = lambda _message: None
+        self._listening: list[MemoryCache] = []
         self._shared = self
 
     def __repr__(self) -> str:
@@ -203,6 +205,19 @@ class MemoryCache:
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push = on_push
+
+    def announce(self, message: bytes) -> "asyncio.Future[int]":
+        loop = asyncio.get_running_loop()
+        for replica in self._shared._listening:
+            loop.call_soon(replica._on_announcement, message)
+        counted: asyncio.Future[int] = loop.create_future()
+        counted.set_result(len(self._shared._listening))
+        return counted
+
+    def on_announcement(self, on_message: Callable[[bytes], None]) -> None:
+        self._on_announcement = on_message
+        if self not in self._shared._listening:
+            self._shared._listening.append(self)
 
     async def __aenter__(self) -> Self:
         return self

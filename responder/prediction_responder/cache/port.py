@@ -1,6 +1,6 @@
 """The port of the cache. tests/contract/test_cache.py and test_leases.py specify its behaviour."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -234,3 +234,13 @@ class LeaseStore(Cache, Protocol):
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         """Set the callbacks for each push of a commit, and for when pushes may have been missed."""
+
+    def announce(self, message: bytes) -> Awaitable[int]:
+        """Send a message to all that listen to announcements here, ourselves included. It may be lost.
+
+        Returns:
+            How many listen. It need not be awaited; awaiting it raises CacheUnavailable like the others.
+        """
+
+    def on_announcement(self, on_message: Callable[[bytes], None]) -> None:
+        """Set the callback for announcements."""

@@ -48,15 +48,22 @@ class RedisCache:
         url, timeout_s: see `RedisLink`. There are no retries: with redis-py's defaults a request would wait for a
             minute on a server that does not answer.
         inbox: the channel of this replica alone, on which commits push the results that it waits for.
+        control: the channel of announcements, which all replicas of a deployment listen to.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None) -> None:
+    def __init__(self, url: str, *, timeout_s: float, inbox: str | None = None, control: str | None = None) -> None:
         self._link = RedisLink(url, timeout_s=timeout_s, prepare=[("SCRIPT", "LOAD", one.text) for one in scripts.ALL])
-        self._inbox = inbox or ""
+        self._inbox, self._control = inbox or "", control or ""
         self._on_push: Callable[[bytes], None] = lambda _push: None
         self._on_gap: Callable[[], None] = lambda: None
-        subscription = Subscription(self._inbox, lambda push: self._on_push(push), lambda: self._on_gap())
-        self._inbox_link = RedisLink(url, timeout_s=timeout_s, subscription=subscription) if inbox else None
+        self._on_announcement: Callable[[bytes], None] = lambda _message: None
+        channels: dict[bytes, Callable[[bytes], None]] = {}
+        if inbox:
+            channels[inbox.encode()] = lambda push: self._on_push(push)
+        if control:
+            channels[control.encode()] = lambda message: self._on_announcement(message)
+        subscription = Subscription(channels, lambda: self._on_gap())
+        self._inbox_link = RedisLink(url, timeout_s=timeout_s, subscription=subscription) if channels else None
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -246,6 +253,12 @@ class RedisCache:
 
     def listen(self, on_push: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self._on_push, self._on_gap = on_push, on_gap
+
+    def announce(self, message: bytes) -> Awaitable[int]:
+        return self._link.ask("PUBLISH", self._control, message)
+
+    def on_announcement(self, on_message: Callable[[bytes], None]) -> None:
+        self._on_announcement = on_message
 
     def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Awaitable[Any]:
         """Send a script now; the result awaits its reply."""

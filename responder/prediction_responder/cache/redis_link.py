@@ -37,7 +37,7 @@ class RedisLink:
         url: `redis://`, `rediss://` or `unix://`.
         timeout_s: how long one command may take, and how long connecting may take. A command that takes longer ends the
             connection, because its reply could be mistaken for the reply to the next command.
-        subscription: the channel to listen to, if the connection is for pushes. It carries no commands that would fail
+        subscription: the channels to listen to, if the connection is for pushes. It carries no commands that would fail
             when it dies, so it sends a PING every second.
         clock: for timeouts.
         prepare: commands to send on each new connection; Redis may refuse them.
@@ -164,7 +164,7 @@ class RedisLink:
         if target.username or target.password:
             hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password or ""))
         if self._subscription is not None:
-            hello.append(("SUBSCRIBE", self._subscription.channel))
+            hello += [("SUBSCRIBE", channel) for channel in self._subscription.channels]
         for reply in [connection.ask(command) for command in hello]:
             await reply
         for reply in [connection.ask(command) for command in self._prepare]:

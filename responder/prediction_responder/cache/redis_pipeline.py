@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import hiredis
@@ -18,16 +18,14 @@ _SKIP_REPLY = _pack(("CLIENT", "REPLY", "SKIP"))
 
 
 class Subscription(NamedTuple):
-    """A channel to listen to.
+    """Channels to listen to.
 
     Args:
-        channel: its name.
-        on_message: called with each message.
+        channels: what to call with each message of a channel, by the channel's name.
         on_begun: called whenever the subscription begins: messages published before are lost.
     """
 
-    channel: str
-    on_message: Callable[[bytes], None]
+    channels: Mapping[bytes, Callable[[bytes], None]]
     on_begun: Callable[[], None]
 
 
@@ -87,7 +85,7 @@ class Pipelined(asyncio.Protocol):
             self._reader.feed(data)
             while (value := self._reader.gets(False)) is not _NO_REPLY_YET:  # noqa: FBT003 - "do not decode"
                 if self._subscription is not None and type(value) is list and value[0] == b"message":
-                    self._subscription.on_message(value[2])
+                    self._subscription.channels[value[1]](value[2])
                     continue
                 reply, _ = self._asked.popleft()
                 if reply.done():

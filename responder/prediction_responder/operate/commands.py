@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prediction_responder.cache import LeaseStore
+from prediction_responder.cache.keys import control_channel
 from prediction_responder.cache.port import CacheUnavailable
 from prediction_responder.cache.redis import RedisCache, UnsuitableCache
 from prediction_responder.cache.redis_link import InvalidCacheUrl
@@ -14,6 +15,7 @@ from prediction_responder.execution.served import ServedModel
 from prediction_responder.messages import Refused
 from prediction_responder.model.artefacts import UnreadableArtefact
 from prediction_responder.model.predictor import AnyPredictor
+from prediction_responder.operate.control import REPORT, ask_all
 from prediction_responder.operate.explain import explain, read_directives, subject_of
 from prediction_responder.operate.invalidate import Invalidation, digest_of
 from prediction_responder.settings import Settings
@@ -79,6 +81,17 @@ async def invalidate(settings: Settings, model: str | None, key: str | None) -> 
         return {"done": done, "models": models}
 
 
+async def list_replicas(settings: Settings, wait_s: float) -> dict[str, Any]:
+    """Carry out `responder replicas`: what each running replica reports of itself.
+
+    Raises:
+        CannotOperate: Redis does not answer.
+    """
+    async with _store(settings) as store:
+        reports = await ask_all(store, REPORT, wait_s=wait_s)
+    return {"replicas": sorted(reports, key=lambda one: str(one.get("replica")))}
+
+
 @asynccontextmanager
 async def _store(settings: Settings) -> AsyncIterator[LeaseStore]:
     url = settings.redis_url.get_secret_value()
@@ -86,7 +99,8 @@ async def _store(settings: Settings) -> AsyncIterator[LeaseStore]:
         msg = "REDIS_URL is memory://: each responder keeps its cache in its own process, where no command can reach it"
         raise CannotOperate(msg)
     try:
-        async with RedisCache(url, timeout_s=max(2.0, settings.redis_timeout_s)) as cache:
+        control = control_channel(settings.namespace)
+        async with RedisCache(url, timeout_s=max(2.0, settings.redis_timeout_s), control=control) as cache:
             yield cache
     except (CacheUnavailable, InvalidCacheUrl, UnsuitableCache) as error:
         msg = f"Redis: {error}"
