@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from prediction_responder.model.answer import Answer, InvalidInput, Unavailable
 from prediction_responder.model.predictor import AnyPredictor, Predictor, predictor
 from prediction_responder.model.signature import InvalidPredictor
+from prediction_responder.observe.events import Observer, Oddity, Refreshed
 from prediction_schemas.canonical import exclude_from_key
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ __all__ = [
     "InvalidPredictor",
     "InvalidSettings",
     "ModelNotLoaded",
+    "Observer",
+    "Oddity",
     "Predictor",
+    "Refreshed",
     "Responder",
     "Settings",
     "Unavailable",

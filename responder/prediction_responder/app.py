@@ -25,7 +25,7 @@ from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
 from prediction_responder.model.discovery import check_predictors
 from prediction_responder.model.predictor import Servable
-from prediction_responder.observe.events import Observer, Observers
+from prediction_responder.observe.events import NOBODY, Observer, Observers
 from prediction_responder.observe.logs import logger
 from prediction_responder.operate.control import REPORT, Control
 from prediction_responder.operate.explain import Explanation, explain, read_directives, subject_for
@@ -52,7 +52,7 @@ class Responder:
         predictors: what to serve; functions and classes with `@predictor`.
         settings: see `prediction_responder.settings`; read from the environment by default.
         transport: what carries requests and replies; RabbitMQ at the settings' URL by default.
-        observer: is told of the work, beside the metrics.
+        observer: is told of the work, beside the metrics; a subclass of `Observer` overrides what it needs.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Responder:
         url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
         self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
         self._metrics = _metrics() if self._settings.health_port is not None else None
-        self._observer: Observer = Observers(*(one for one in (self._metrics, observer) if one is not None))
+        own: Observer = self._metrics or NOBODY
+        self._observer = own if observer is None else Observers(own, observer)
         self._clock: Clock = SYSTEM_CLOCK
         self._models = [
             ServedModel(
@@ -131,14 +132,13 @@ class Responder:
     ) -> bool:
         """Make cached answers misses on every replica, from now on. Calls in flight store nothing.
 
+        Returns whether there was anything: a cached answer, or a model that was ever asked.
+
         Args:
             model: of which all answers are meant; by default, all answers of all models of the namespace.
             features: an input of the model, if only its answer is meant: a pydantic model or a JSON value.
             tenant: the cache namespace of that answer.
             key: of one answer, as `explain` gives it, instead of model and input.
-
-        Returns:
-            Whether there was anything: a cached answer, or a model that was ever asked.
 
         Raises:
             ValueError: no such model is served here, the input is not valid, or the key is not one.

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from prediction_responder.messages import Key, Outcome, Reply, Request
+from prediction_responder.observe.logs import logger
+
+log = logger(__name__)
 
 
 class Oddity(StrEnum):
@@ -60,7 +63,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes each report to several observers, in their order.
+    """Passes each report to several observers, in their order. One that raises is logged, and hurts no request.
 
     Args:
         observers: who gets the reports.
@@ -70,36 +73,35 @@ class Observers(Observer):
         self._all = observers
 
     def received(self, batch: Sequence[Request]) -> None:
-        for one in self._all:
-            one.received(batch)
+        self._each(lambda one: one.received(batch))
 
     def replied(self, replies: Sequence[Reply]) -> None:
-        for one in self._all:
-            one.replied(replies)
+        self._each(lambda one: one.replied(replies))
 
     def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
-        for one in self._all:
-            one.call_started(model, key, waiting)
+        self._each(lambda one: one.call_started(model, key, waiting))
 
     def call_ended(self, model: str, outcome: Outcome) -> None:
-        for one in self._all:
-            one.call_ended(model, outcome)
+        self._each(lambda one: one.call_ended(model, outcome))
 
     def refreshed(self, model: str, ended: Refreshed) -> None:
-        for one in self._all:
-            one.refreshed(model, ended)
+        self._each(lambda one: one.refreshed(model, ended))
 
     def settled(self, fate: str, count: int) -> None:
-        for one in self._all:
-            one.settled(fate, count)
+        self._each(lambda one: one.settled(fate, count))
 
     def odd(self, kind: Oddity) -> None:
-        for one in self._all:
-            one.odd(kind)
+        self._each(lambda one: one.odd(kind))
 
     def watch_cache(self, is_up: Callable[[], bool]) -> None:
+        self._each(lambda one: one.watch_cache(is_up))
+
+    def _each(self, report: Callable[[Observer], None]) -> None:
         for one in self._all:
-            one.watch_cache(is_up)
+            try:
+                report(one)
+            except Exception:
+                log.exception("observer_failed", observer=type(one).__name__)
 
 
 NOBODY = Observer()
