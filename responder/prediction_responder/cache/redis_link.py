@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,6 +42,11 @@ class RedisLink:
         clock: for timeouts.
         prepare: commands to send on each new connection; Redis may refuse them.
 
+    Attributes:
+        ask: sends a command, given as its words; returns a future of the reply, bytes undecoded. The future raises
+            CacheUnavailable, within the timeout, when there is no reply or the reply is an error. Cancelling it is
+            harmless: its reply is read and dropped.
+
     Raises:
         InvalidCacheUrl: the URL has an option that redis-py does not know.
     """
@@ -68,6 +73,9 @@ class RedisLink:
             raise InvalidCacheUrl(msg) from error
         self._problem = "not connected yet"
         self._up: Pipelined | None = None
+        self.ask: Callable[..., asyncio.Future[Any]] = (
+            self._refuse
+        )  # the connection's own while it is up: one call less
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -102,14 +110,8 @@ class RedisLink:
         """Why it is not up, in one line; None while it is."""
         return None if self._up is not None else self._problem
 
-    def ask(self, *command: str | bytes | int) -> "asyncio.Future[Any]":
-        """Send a command; the future's result is the reply, bytes undecoded.
-
-        The future raises CacheUnavailable, within the timeout, when there is no reply or the reply is an error.
-        Cancelling it is harmless: its reply is read and dropped.
-        """
-        if self._up is not None:
-            return self._up.ask(command)
+    def _refuse(self, *_command: str | bytes | int) -> "asyncio.Future[Any]":
+        """What `ask` is while the connection is down."""
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(CacheUnavailable(self._problem))
         failed.exception()  # mark it as retrieved, or asyncio logs it if it is never awaited
@@ -128,7 +130,7 @@ class RedisLink:
                 async with asyncio.timeout(self._timeout_s):
                     await self._connect(connection)
                 delay_s, said = FIRST_DELAY_S, ""
-                self._up = connection
+                self._up, self.ask = connection, connection.ask
                 self._tried.set()
                 log.info("redis_connected", to=self._purpose)
                 await self._watch(connection)
@@ -141,7 +143,7 @@ class RedisLink:
                 self._problem = f"{type(error).__name__}: {error}"
                 log.exception("redis_link_failed")
             finally:
-                self._up = None
+                self._up, self.ask = None, self._refuse
                 connection.end("closed")
             self._tried.set()
             if self._problem != said:  # once per outage
@@ -165,14 +167,14 @@ class RedisLink:
             hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password or ""))
         if self._subscription is not None:
             hello += [("SUBSCRIBE", channel) for channel in self._subscription.channels]
-        for reply in [connection.ask(command) for command in hello]:
+        for reply in [connection.ask(*command) for command in hello]:
             await reply
-        for reply in [connection.ask(command) for command in self._prepare]:
+        for reply in [connection.ask(*command) for command in self._prepare]:
             with contextlib.suppress(CacheRefused):
                 await reply
         with contextlib.suppress(CacheRefused):
             # Where CLIENT is forbidden, SKIP would get a reply, and every later reply would go to the wrong command.
-            connection.can_skip = await connection.ask(("CLIENT", "REPLY", "ON")) == b"OK"
+            connection.can_skip = await connection.ask("CLIENT", "REPLY", "ON") == b"OK"
 
     async def _watch(self, connection: "Pipelined") -> None:
         """Wait until the connection has ended."""
@@ -181,4 +183,4 @@ class RedisLink:
             return
         self._subscription.on_begun()
         while not (await asyncio.wait({connection.ended}, timeout=PING_EVERY_S))[0]:
-            connection.ask(("PING",)).add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+            connection.ask("PING").add_done_callback(lambda asked: asked.cancelled() or asked.exception())

@@ -56,7 +56,8 @@ class Pipelined(asyncio.Protocol):
         self._transport = None
         self.end(f"{type(exc).__name__}: {exc}" if exc else "Redis closed the connection")
 
-    def ask(self, command: Command) -> "asyncio.Future[Any]":
+    def ask(self, *command: str | bytes | int) -> "asyncio.Future[Any]":
+        """Send a command; see `RedisLink.ask`."""
         packed = _pack(command)  # first: a command that cannot be packed must not wait for a reply
         reply: asyncio.Future[Any] = self._loop.create_future()
         is_quiet = not self._asked
