@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from prediction_responder.amqp import Amqp, Consumer, Publisher, Transport
 from prediction_responder.amqp.pipeline import Pipeline
 from prediction_responder.amqp.requests import Intake, ReplyPolicy
 from prediction_responder.amqp.topology import exchanges, topology
 from prediction_responder.cache import CachedAnswers, LeaseStore
-from prediction_responder.cache.keys import control_channel
-from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.cache.value import REPLICA_BYTES
 from prediction_responder.clock import SYSTEM_CLOCK, Clock
 from prediction_responder.execution.loading import load
@@ -31,12 +29,10 @@ from prediction_responder.operate.control import REPORT, Control
 from prediction_responder.operate.explain import Explanation, explain, read_directives, subject_for
 from prediction_responder.operate.invalidate import Invalidation, digest_of
 from prediction_responder.operate.report import report
+from prediction_responder.parts import build_cache, build_metrics
 from prediction_responder.service import Service
 from prediction_responder.settings import Settings
 from prediction_schemas.wire import REQUEST_HEADERS, Addresses
-
-if TYPE_CHECKING:
-    from prediction_responder.observe.metrics import Metrics
 
 log = logger(__name__)
 
@@ -67,7 +63,7 @@ class Responder:
         self._addresses = Addresses(self._settings.namespace)
         url, heartbeat_s = self._settings.amqp_url.get_secret_value(), self._settings.heartbeat_s
         self._transport = transport or Amqp(url, heartbeat_s=heartbeat_s)
-        self._metrics = _metrics() if self._settings.health_port is not None else None
+        self._metrics = build_metrics() if self._settings.health_port is not None else None
         own: Observer = self._metrics or NOBODY
         self._observer = own if observer is None else Observers(own, observer)
         self._clock: Clock = SYSTEM_CLOCK
@@ -181,6 +177,11 @@ class Responder:
         if self._outbox is not None:
             await self._outbox.up()
 
+    async def ended(self) -> None:
+        """Wait until it has stopped answering on its own, because of a fault of ours; the log says which."""
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
     async def __aenter__(self) -> Self:
         async with self._stack:
             await self._start()
@@ -201,7 +202,11 @@ class Responder:
             return True
         finished = await self._pipeline.drain(self._settings.grace_s)
         if self._running is not None:
-            await self._running
+            await asyncio.wait({self._running})
+            failed = None if self._running.cancelled() else self._running.exception()
+            if failed is not None:
+                log.error("pipeline_failed", exc_info=failed)
+                finished = False
         self._pipeline = None
         log.info("drained", finished=finished)
         return finished
@@ -223,7 +228,7 @@ class Responder:
                 )
             )
         replica = secrets.token_bytes(REPLICA_BYTES)
-        cache: LeaseStore = await enter(self._build_cache(f"{settings.namespace}pr:inbox:{replica.hex()}"))
+        cache: LeaseStore = await enter(build_cache(settings, f"{settings.namespace}pr:inbox:{replica.hex()}"))
         self._cache = cache
         self._observer.watch_cache(lambda: cache.is_up)
         clock, observer = self._clock, self._observer
@@ -283,18 +288,3 @@ class Responder:
             max_body_bytes=settings.max_body_bytes,
             declare=settings.declare_topology,
         )
-
-    def _build_cache(self, inbox: str) -> LeaseStore:
-        url = self._settings.redis_url.get_secret_value()
-        if url == "memory://":
-            return MemoryCache()
-        with extra("serve"):
-            from prediction_responder.cache.redis import RedisCache
-        control = control_channel(self._settings.namespace)
-        return RedisCache(url, timeout_s=self._settings.redis_timeout_s, inbox=inbox, control=control)
-
-
-def _metrics() -> "Metrics":
-    with extra("serve"):
-        from prediction_responder.observe.metrics import Metrics
-    return Metrics()

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 from prediction_responder.app import Responder
 from prediction_responder.cache.redis import UnsuitableCache
@@ -74,9 +76,11 @@ async def _serve(predictors: list[AnyPredictor], settings: Settings) -> int:
             gc.freeze()
             gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
             await _announce(responder, predictors, stop)
-            await stop.wait()
+            await _first_of(stop.wait(), responder.ended())
+            if not stop.is_set():
+                log.error("stopped_answering")
             log.info("stopping", grace_s=settings.grace_s)
-            finished = await responder.drain()
+            finished = await responder.drain() and stop.is_set()
     except ModelNotLoaded as error:
         log.error("cannot_serve", problem=str(error), exc_info=error.__cause__)
         return FAILED
@@ -101,6 +105,14 @@ async def _enter(stack: AsyncExitStack, responder: Responder, stop: asyncio.Even
             raise
         return False
     return True
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of these has ended, and cancel the others."""
+    tasks = {asyncio.ensure_future(wait) for wait in waits}
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def _leave(status: int) -> None:

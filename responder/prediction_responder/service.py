@@ -72,7 +72,7 @@ class Service:
                 keyed.append((request, request.model.key_of(request)))
             except Refused as refusal:
                 replies.append(Reply(request, refusal.outcome, NO_STATUS))
-            except Exception as error:
+            except BaseException as error:  # nothing awaits here, so it is no cancellation of ours
                 log.error("key_failed", model=request.model.name, exc_info=error)
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))

@@ -72,7 +72,9 @@ class Pipeline:
                 requests = self._requests(batch)
                 self._observer.received(requests)
                 await service.handle(requests)
-            except Exception:
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
                 log.exception("batch_failed")
                 self._inbox.restart("a batch failed; the broker delivers it again")
 

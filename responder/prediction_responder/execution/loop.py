@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prediction_responder.execution.hooks import run_hook
 from prediction_responder.execution.port import Crashed, ModelTimeout
 from prediction_responder.model.predictor import AnyPredictor
 
@@ -19,12 +20,12 @@ class LoopExecution:
 
     async def load(self) -> None:
         if self._model is None:
-            self._model = self._predictor.instantiate()
+            is_class = inspect.isclass(self._predictor.target)
+            make = self._predictor.instantiate
+            self._model = await run_hook(make) if is_class else make()
         hook = getattr(self._model, "load", None)
-        if inspect.iscoroutinefunction(hook):
-            await hook()
-        elif callable(hook):  # in a thread: it may take a minute, and probes and signals must not wait
-            await asyncio.to_thread(hook)
+        if callable(hook):
+            await run_hook(hook)
         self._is_loaded = True
 
     async def call(self, inputs: Sequence[Any], on_start: Callable[[], None], on_end: Callable[[], None]) -> list[Any]:
@@ -39,19 +40,19 @@ class LoopExecution:
             if limit.expired():
                 raise ModelTimeout from None
             raise
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise Crashed(repr(error)) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             raise Crashed("the model cancelled itself") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            raise Crashed(error) from error
         finally:
             on_end()
 
     async def close(self) -> None:
         hook = getattr(self._model, "close", None)
         if self._is_loaded and callable(hook):
-            result = hook()
-            if asyncio.iscoroutine(result):
-                await result
+            await run_hook(hook)

@@ -9,7 +9,22 @@ class ModelTimeout(Exception):
 
 
 class Crashed(Exception):
-    """The model ended its call with something that is not an `Exception`, such as `SystemExit`."""
+    """The model ended its call with something that is not an `Exception`: `SystemExit`, or the panic of a Rust library.
+
+    Args:
+        cause: what it raised.
+    """
+
+    def __init__(self, cause: BaseException | str) -> None:
+        super().__init__(cause if isinstance(cause, str) else describe(cause))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, even if it cannot be shown."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - its own `__repr__` fails
+        return type(error).__name__
 
 
 class Execution(Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -11,7 +11,7 @@ from prediction_responder.cache.keys import Keyring, Memo
 from prediction_responder.clock import SYSTEM_CLOCK, Clock
 from prediction_responder.execution.input import MAX_VALUES, read_input
 from prediction_responder.execution.loop import LoopExecution
-from prediction_responder.execution.port import Crashed, Execution, ModelTimeout
+from prediction_responder.execution.port import Crashed, Execution, ModelTimeout, describe
 from prediction_responder.execution.room import WaitingRoom
 from prediction_responder.execution.threads import ThreadExecution
 from prediction_responder.messages import Input, Key, Outcome, Refused, Request, failure
@@ -24,6 +24,8 @@ from prediction_schemas import Code, encode_result
 from prediction_schemas.canonical import NotCanonical, canonical_bytes
 
 log = logger(__name__)
+
+T = TypeVar("T")
 
 _RECENT = 0.1  # weight of the newest duration in the running mean
 
@@ -103,14 +105,14 @@ class ServedModel:
         try:
             await self._execution.load()
             await self.identify()
-        except Exception as error:
-            msg = f"model {self.name}: loading failed: {type(error).__name__}: {error}"
-            raise ModelNotLoaded(msg) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             msg = f"model {self.name}: loading failed: it cancelled itself"
+            raise ModelNotLoaded(msg) from error
+        except BaseException as error:
+            msg = f"model {self.name}: loading failed: {describe(error)}"
             raise ModelNotLoaded(msg) from error
         self.is_loaded = True
 
@@ -128,16 +130,19 @@ class ServedModel:
         self.is_loaded = False
         try:
             await self._execution.close()
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             log.exception("model_close_failed", model=self.name)
 
     def read(self, body: bytes) -> BaseModel:
         """Validate an input.
 
         Raises:
-            Refused: 400 INVALID_ARGUMENT.
+            Refused: 400 INVALID_ARGUMENT; 500 MODEL_ERROR if a validator of the model fails.
         """
-        return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
+        limits = {"max_depth": self._max_depth, "max_values": self._max_values}
+        return self._of_owner(lambda: read_input(body, self.predictor.input_type, **limits))
 
     def key_of(self, request: Request) -> Key:
         """The key of a request's answer. If the input had to be validated for it, that is noted as the request's value.
@@ -150,12 +155,26 @@ class ServedModel:
         key = self._memo.get(request.tenant, request.body)
         if key is None:
             request.value = value = self.read(request.body)
-            try:
-                key = self.keys.key(request.tenant, canonical_bytes(value))
-            except NotCanonical as error:
-                raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+            canonical = self._of_owner(lambda: canonical_bytes(value))
+            key = self.keys.key(request.tenant, canonical)
             self._memo.put(request.tenant, request.body, key)
         return key
+
+    def _of_owner(self, work: Callable[[], T]) -> T:
+        """Run validators and the like, which the owner of the model wrote: nothing that they raise ends the consumer.
+
+        Raises:
+            Refused: whatever they raised.
+        """
+        try:
+            return work()
+        except Refused:
+            raise
+        except NotCanonical as error:
+            raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+        except BaseException as error:
+            log.error("input_failed", model=self.name, exc_info=error)
+            raise Refused(Code.MODEL_ERROR, "the model failed on this input") from None
 
     def retry_after_ms(self, waiting: int) -> int:
         """When a new miss may find room, estimated from the model's recent durations and the calls that wait."""
@@ -188,7 +207,12 @@ class ServedModel:
     def _result(self, output: Any) -> Outcome:
         answer: Answer[Any] = output if isinstance(output, Answer) else Answer(output)
         ttl_s = self.predictor.ttl_s if answer.ttl_s is None else answer.ttl_s
-        body = encode_result(self.predictor.encode(answer.value))
+        try:
+            body = encode_result(self.predictor.encode(answer.value))
+        except Exception:
+            raise
+        except BaseException as error:  # nothing awaits here, so it is no cancellation of ours
+            raise Crashed(error) from error
         if len(body) > self._max_reply_bytes:
             return failure(
                 Code.PAYLOAD_TOO_LARGE,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from prediction_responder.execution.hooks import outcome_of, run_hook
 from prediction_responder.execution.port import Crashed, ModelTimeout
 from prediction_responder.model.predictor import AnyPredictor
 
@@ -26,12 +27,11 @@ class ThreadExecution:
         self._is_loaded = False
 
     async def load(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._model is None:
-            self._model = await loop.run_in_executor(self._threads, self._predictor.instantiate)
+            self._model = await run_hook(self._predictor.instantiate, self._threads)
         hook = getattr(self._model, "load", None)
         if callable(hook):
-            await loop.run_in_executor(self._threads, hook)
+            await run_hook(hook, self._threads)
         self._is_loaded = True
 
     async def call(self, inputs: Sequence[Any], on_start: Callable[[], None], on_end: Callable[[], None]) -> list[Any]:
@@ -41,7 +41,7 @@ class ThreadExecution:
         outcome: Future[tuple[Any, BaseException | None]]
         try:
             on_start()
-            outcome = self._threads.submit(_outcome, predict, value)
+            outcome = self._threads.submit(outcome_of, predict, value)
         except BaseException:  # no thread will end it
             on_end()
             raise
@@ -55,7 +55,7 @@ class ThreadExecution:
             return [result]
         if isinstance(error, Exception):
             raise error
-        raise Crashed(repr(error)) from error
+        raise Crashed(error) from error
 
     async def close(self) -> None:
         """Run the hook in a thread of its own: the model's other threads may be busy without limit."""
@@ -63,21 +63,14 @@ class ThreadExecution:
         hook = getattr(self._model, "close", None)
         if self._is_loaded and callable(hook):
             closer = ThreadPoolExecutor(1, thread_name_prefix=f"{THREAD_PREFIX}{self._predictor.name}-close")
-            closing = asyncio.wrap_future(closer.submit(hook))
-            closer.shutdown(wait=False)
-            done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
-            for one in done:
-                one.result()
-
-
-def _outcome(predict: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
-    """Call the model. Errors are values: a future refuses StopIteration, and SystemExit would end the thread."""
-    try:
-        return predict(value), None
-    except StopIteration as error:
-        return None, RuntimeError(f"the model raised {error!r}")
-    except BaseException as error:  # noqa: BLE001 - it is returned as a value
-        return None, error
+            closing = asyncio.ensure_future(run_hook(hook, closer))
+            closing.add_done_callback(lambda one: one.cancelled() or one.exception())  # it may outlast the wait
+            try:
+                await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+            finally:
+                closer.shutdown(wait=False)
+            if closing.done():
+                closing.result()
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

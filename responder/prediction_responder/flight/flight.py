@@ -168,6 +168,9 @@ class Flights(Generic[W, X, T]):
             failure = RuntimeError("the work cancelled itself")
         except Exception as error:  # noqa: BLE001 - every waiter gets it
             failure = error
+        except BaseException as error:  # noqa: BLE001 - it must not end the event loop, nor strand the waiters
+            failure = RuntimeError(f"the work raised {type(error).__name__}")
+            failure.__cause__ = error
         # From here to `_finish` nothing awaits, so no waiter can join a flight that has its value.
         self._remove(flight)
         self._finish(flight, value, failure)

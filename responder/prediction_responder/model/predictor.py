@@ -19,7 +19,14 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prediction_responder.model.answer import OutputInvalid
-from prediction_responder.model.signature import check_options, check_signature, paths_of, predict_function, where_is
+from prediction_responder.model.signature import (
+    check_options,
+    check_signature,
+    is_method,
+    paths_of,
+    predict_function,
+    where_is,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,7 +94,7 @@ class Predictor(Generic[P, R]):
             concurrency=self.concurrency,
             seconds={option: getattr(self, option) for option in ("ttl_s", "stale_s", "keep_s", "negative_ttl_s")},
         )
-        input_type, output = check_signature(function, where)
+        input_type, output = check_signature(function, where, is_method=is_method(self.target))
         is_async = inspect.iscoroutinefunction(function)
         known = {
             "name": name,

@@ -106,9 +106,16 @@ def paths_of(artefacts: Any, where: str) -> tuple[Path, ...]:
     return tuple(map(Path, paths))
 
 
-def check_signature(function: Callable[..., Any], where: str) -> tuple[type[BaseModel], TypeAdapter[Any]]:
+def is_method(target: Callable[..., Any]) -> bool:
+    """Whether it is a class whose `predict` is called on an instance, which is its first parameter."""
+    return inspect.isclass(target) and inspect.isfunction(inspect.getattr_static(target, "predict", None))
+
+
+def check_signature(
+    function: Callable[..., Any], where: str, *, is_method: bool
+) -> tuple[type[BaseModel], TypeAdapter[Any]]:
     example = f"`def {function.__name__}(features: Features) -> Price:`"
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    parameters = list(inspect.signature(function).parameters.values())[1 if is_method else 0 :]
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
