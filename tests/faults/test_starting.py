@@ -49,6 +49,7 @@ async def test_whatever_comes_last_it_is_ready_soon_after(
             "REDIS_URL": redis.url,
             "RESPONDER_NAMESPACE": namespace,
             "ORACLE_FOLDER": str(tmp_path),
+            "RESPONDER_LOAD_TIMEOUT_S": "600",  # servers may take minutes to start
         }
         responder = ResponderProcess("tests.models:Late", environment)
         starts = {"broker": broker.start, "redis": redis.start, "model": (tmp_path / "weights").touch}

@@ -223,19 +223,23 @@ async def test_a_late_answer_is_not_stored_over_a_newer_one(
             assert b'"1"' in (await replica.ask()).outcome.body
 
 
-async def test_a_flight_that_is_given_up_while_it_claims_leaves_no_lease(servers: Servers, namespace: str) -> None:
+async def test_a_flight_that_is_given_up_while_it_claims_leaves_no_lease(
+    pace: Pace, servers: Servers, namespace: str
+) -> None:
     """Its requester's deadline ends before the claim is answered: the next one does not wait for a lease."""
-    model = GatedModel(is_open=True)
+    model, slow = GatedModel(is_open=True), pace.now()
+    through = partial(on_redis, predictor=model.predictor(), namespace=namespace, lease_s=60 * slow)
     async with (
         Proxy.running(servers.redis_url) as proxy,
-        on_redis(proxy.plain_url(servers.redis_url), model.predictor(), namespace=namespace, lease_s=30) as one,
-        on_redis(servers.redis_url, model.predictor(), namespace=namespace, lease_s=30) as other,
+        through(proxy.plain_url(servers.redis_url), timeout_s=2 * slow) as one,
+        through(servers.redis_url) as other,
     ):
         await one.ask("warm")
         proxy.drop_reply_to(b"NX")
-        assert (await one.ask(timeout_s=0.05)).outcome.code is Code.DEADLINE_EXCEEDED
-        assert proxy.dropped == 1
-        async with asyncio.timeout(3):
+        given_up = asyncio.ensure_future(one.ask(timeout_s=0.5 * slow))
+        await until(lambda: proxy.dropped == 1)
+        assert (await given_up).outcome.code is Code.DEADLINE_EXCEEDED
+        async with asyncio.timeout(20 * slow):  # a third of the lease
             assert (await other.ask()).outcome.code is None
 
 

@@ -36,12 +36,12 @@ ERROR = PushedError(b"why")
 PLAIN = Search(G)
 BESIDE = Search(G, Slot.REFRESH, b"seen", unwanted=frozenset({b"seen"}))
 LATER = Search(G, only_later=True, is_later=False)
-LATER_BESIDE = replace(LATER, slot=Slot.REFRESH, seen=b"seen")
+LATER_BESIDE = LATER._replace(slot=Slot.REFRESH, seen=b"seen")
 
 
 def beside(search: Search, head: bytes = HEAD) -> Search:
     """The search, now for a lease beside the answer with this head."""
-    return replace(search, slot=Slot.REFRESH, seen=head, unwanted=search.unwanted | {head})
+    return search._replace(slot=Slot.REFRESH, seen=head, unwanted=search.unwanted | {head})
 
 
 STEPS: dict[str, tuple[Search, Found, Move]] = {
@@ -50,7 +50,7 @@ STEPS: dict[str, tuple[Search, Found, Move]] = {
     "the answer to be replaced was replaced meanwhile": (
         BESIDE,
         Found(None, moved=True),
-        LookAgain(replace(BESIDE, slot=Slot.VALUE, seen=b"")),
+        LookAgain(BESIDE._replace(slot=Slot.VALUE, seen=b"")),
     ),
     "a cool-down is noted, though its mark was evicted": (
         PLAIN,
@@ -66,7 +66,7 @@ STEPS: dict[str, tuple[Search, Found, Move]] = {
     "the answer expired while another replica refreshes it": (
         PLAIN,
         Found(None, beside=MARK),
-        Follow(MARK, replace(PLAIN, slot=Slot.REFRESH)),
+        Follow(MARK, PLAIN._replace(slot=Slot.REFRESH)),
     ),
     "a refresh that began earlier is of no use": (LATER, Found(None, beside=MARK), Lead()),
     "a refresh of an old generation is of no use": (PLAIN, Found(None, beside=Outdated(MARK)), Lead()),
@@ -77,23 +77,23 @@ STEPS: dict[str, tuple[Search, Found, Move]] = {
     "another replica leads, and began earlier": (
         LATER,
         Found(MARK),
-        LookAgain(replace(LATER, slot=Slot.REFRESH)),
+        LookAgain(LATER._replace(slot=Slot.REFRESH)),
     ),
     "another replica leads beside that": (
-        replace(LATER, slot=Slot.REFRESH),
+        LATER._replace(slot=Slot.REFRESH),
         Found(OTHER),
-        Follow(OTHER, replace(LATER, slot=Slot.REFRESH)),
+        Follow(OTHER, LATER._replace(slot=Slot.REFRESH)),
     ),
     "an answer was stored meanwhile": (PLAIN, Found(FRESH), Give(FRESH)),
     "an answer was stored meanwhile, and is stale already": (PLAIN, Found(STALE), LookAgain(beside(PLAIN))),
     "the answer that does not do is still there": (
-        replace(PLAIN, unwanted=frozenset({HEAD})),
+        PLAIN._replace(unwanted=frozenset({HEAD})),
         Found(FRESH),
         LookAgain(beside(PLAIN)),
     ),
     "an answer is there that may be of an earlier call": (LATER, Found(FRESH), LookAgain(beside(LATER))),
     "an answer of a later call is there": (
-        replace(LATER, is_later=True),
+        LATER._replace(is_later=True),
         Found(FRESH),
         Give(FRESH),
     ),
@@ -107,49 +107,49 @@ STEPS: dict[str, tuple[Search, Found, Move]] = {
 ENDS: dict[str, tuple[Search, LeaseMark, Entry | PushedError | None, Move]] = {
     "its answer": (PLAIN, MARK, FRESH, Give(FRESH)),
     "its error": (PLAIN, MARK, ERROR, Give(ERROR)),
-    "it ended without a result": (PLAIN, MARK, None, LookAgain(replace(PLAIN, generation=None))),
+    "it ended without a result": (PLAIN, MARK, None, LookAgain(PLAIN._replace(generation=None))),
     "a refresh ended without a push: a large answer is stored": (
         BESIDE,
         MARK,
         None,
-        LookAgain(replace(BESIDE, generation=None, slot=Slot.VALUE, seen=b"")),
+        LookAgain(BESIDE._replace(generation=None, slot=Slot.VALUE, seen=b"")),
     ),
     "the first call may have begun earlier": (
         LATER,
         MARK,
         FRESH,
-        LookAgain(replace(LATER, earlier=MARK.token, unwanted=frozenset({HEAD}))),
+        LookAgain(LATER._replace(earlier=MARK.token, unwanted=frozenset({HEAD}))),
     ),
     "the first call may have begun earlier, and failed": (
         LATER,
         MARK,
         ERROR,
-        LookAgain(replace(LATER, earlier=MARK.token)),
+        LookAgain(LATER._replace(earlier=MARK.token)),
     ),
     "the first call beside the answer has ended: its successor began later": (
         LATER_BESIDE,
         MARK,
         FRESH,
-        LookAgain(replace(LATER_BESIDE, earlier=MARK.token, is_later=True, unwanted=frozenset({HEAD}))),
+        LookAgain(LATER_BESIDE._replace(earlier=MARK.token, is_later=True, unwanted=frozenset({HEAD}))),
     ),
     "the first call beside the answer was lost": (
         LATER_BESIDE,
         MARK,
         None,
-        LookAgain(replace(LATER_BESIDE, generation=None, earlier=MARK.token)),
+        LookAgain(LATER_BESIDE._replace(generation=None, earlier=MARK.token)),
     ),
     "the same call again": (
-        replace(LATER, earlier=MARK.token),
+        LATER._replace(earlier=MARK.token),
         MARK,
         FRESH,
-        LookAgain(replace(LATER, earlier=MARK.token, unwanted=frozenset({HEAD}))),
+        LookAgain(LATER._replace(earlier=MARK.token, unwanted=frozenset({HEAD}))),
     ),
-    "another call than the first began later": (replace(LATER, earlier=MARK.token), OTHER, FRESH, Give(FRESH)),
+    "another call than the first began later": (LATER._replace(earlier=MARK.token), OTHER, FRESH, Give(FRESH)),
     "another call than the first ended without a result": (
-        replace(LATER, earlier=MARK.token),
+        LATER._replace(earlier=MARK.token),
         OTHER,
         None,
-        LookAgain(replace(LATER, generation=None, earlier=MARK.token, is_later=True)),
+        LookAgain(LATER._replace(generation=None, earlier=MARK.token, is_later=True)),
     ),
 }
 

@@ -34,9 +34,12 @@ class Part(StrEnum):
     FENCE = "x"
 
 
+_VALUE_CHARS = len(Part.VALUE)
+
+
 def beside_name(name: str, part: Part) -> str:
     """The name of what belongs to a value."""
-    return f"{name[: -len(Part.VALUE)]}{part}"
+    return name[:-_VALUE_CHARS] + part
 
 
 def deaths_name(name: str) -> str:

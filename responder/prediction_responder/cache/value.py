@@ -14,6 +14,7 @@ model, so a value under a wrong name, of an old generation, or damaged is a miss
 
 import struct
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from zlib import crc32
 
 from prediction_schemas import Code
@@ -66,8 +67,7 @@ class Entry:
         return generation_of(self.head)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseMark:
+class LeaseMark(NamedTuple):
     """A replica computes the answer, or did so until recently. The token's first bytes are the replica's id."""
 
     generation: bytes
@@ -84,8 +84,7 @@ class LeaseMark:
         return _MARK.pack(_LEASE, self.generation, self.token)
 
 
-@dataclass(frozen=True, slots=True)
-class Unshared:
+class Unshared(NamedTuple):
     """The answer is too large to be kept: replicas call the model without waiting for each other."""
 
     generation: bytes
@@ -97,8 +96,7 @@ class Unshared:
         return _MARK.pack(_UNSHARED, self.generation, self.token)
 
 
-@dataclass(frozen=True, slots=True)
-class CoolDown:
+class CoolDown(NamedTuple):
     """The model failed on this input recently, and is not called before `until_ms`."""
 
     generation: bytes
@@ -135,20 +133,20 @@ def read(digest: bytes, generation: bytes, value: bytes | None) -> Standing:
     """
     if not value:
         return None
-    content = _entry(digest, value) if value[0] in _CODES else _mark(value)
-    if content is None:
+    if value[0] in _CODES:  # in line, because every hit comes here
+        if len(value) <= HEAD_BYTES:
+            return UNREADABLE
+        kind, checksum, stored_for, stored_in, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
+        checked = value if len(value) < _COPIED_BYTES else memoryview(value)
+        if stored_for != digest or crc32(checked[_CHECKED_FROM:], kind) != checksum:
+            return UNREADABLE
+        head, body = value[:HEAD_BYTES], value[HEAD_BYTES:]
+        entry = Entry(stored_at_ms, fresh_until_ms, duration_ms, body, _CODES[kind], head)
+        return entry if stored_in == generation else Outdated(entry)
+    mark = _mark(value)
+    if mark is None:
         return UNREADABLE
-    return content if content.generation == generation else Outdated(content)
-
-
-def _entry(digest: bytes, value: bytes) -> Entry | None:
-    if len(value) <= HEAD_BYTES:
-        return None
-    kind, checksum, stored_for, _, stored_at_ms, fresh_until_ms, _, duration_ms = _HEAD.unpack_from(value)
-    checked = value if len(value) < _COPIED_BYTES else memoryview(value)
-    if stored_for != digest or crc32(checked[_CHECKED_FROM:], kind) != checksum:
-        return None
-    return Entry(stored_at_ms, fresh_until_ms, duration_ms, value[HEAD_BYTES:], _CODES[kind], value[:HEAD_BYTES])
+    return mark if mark.generation == generation else Outdated(mark)
 
 
 def _mark(value: bytes) -> LeaseMark | Unshared | CoolDown | None:

@@ -25,6 +25,9 @@ class WaitingRoom:
 
     async def enter(self) -> None:
         """Wait for a permit. A cancelled wait takes none."""
+        if not self._permits.locked():
+            await self._permits.acquire()
+            return
         self._waiting += 1
         try:
             await self._permits.acquire()

@@ -141,8 +141,7 @@ class ServedModel:
         Raises:
             Refused: 400 INVALID_ARGUMENT; 500 MODEL_ERROR if a validator of the model fails.
         """
-        limits = {"max_depth": self._max_depth, "max_values": self._max_values}
-        return self._of_owner(lambda: read_input(body, self.predictor.input_type, **limits))
+        return self._of_owner(self._read, body)
 
     def key_of(self, request: Request) -> Key:
         """The key of a request's answer. If the input had to be validated for it, that is noted as the request's value.
@@ -154,20 +153,26 @@ class ServedModel:
             raise Refused(Code.UNAVAILABLE, "the model is not loaded")
         key = self._memo.get(request.tenant, request.body)
         if key is None:
-            request.value = value = self.read(request.body)
-            canonical = self._of_owner(lambda: canonical_bytes(value))
+            request.value, canonical = self._of_owner(self._canonical, request.body)
             key = self.keys.key(request.tenant, canonical)
             self._memo.put(request.tenant, request.body, key)
         return key
 
-    def _of_owner(self, work: Callable[[], T]) -> T:
+    def _read(self, body: bytes) -> BaseModel:
+        return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
+
+    def _canonical(self, body: bytes) -> tuple[BaseModel, bytes]:
+        value = self._read(body)
+        return value, canonical_bytes(value)
+
+    def _of_owner(self, work: Callable[[bytes], T], body: bytes) -> T:
         """Run validators and the like, which the owner of the model wrote: nothing that they raise ends the consumer.
 
         Raises:
             Refused: whatever they raised.
         """
         try:
-            return work()
+            return work(body)
         except Refused:
             raise
         except NotCanonical as error:

@@ -38,17 +38,18 @@ class Claims:
         Raises:
             CacheUnavailable: the claim may have been granted; not if it is CacheRefused.
         """
-        mark = lease.standing.encoded
         try:
-            claimed = await self._store.claim(lease.place, mark, self._lease_ms, seen)
+            claimed = await self._store.claim(lease.place, lease.mark, self._lease_ms, seen)
         except asyncio.CancelledError:
             self._commits.release(lease)
             raise
         # This replica is alive: what it started and has not ended is no death.
-        lease.starts = tuple(one for one in claimed.starts if not one.startswith(self._replica))
+        if claimed.starts:
+            lease.starts = tuple(one for one in claimed.starts if not one.startswith(self._replica))
         lease.fence = claimed.fence
-        lease.failures, lease.cools_until_ms = read_failures(lease.generation, claimed.failures)
-        return claimed._replace(found=None) if claimed.found == mark else claimed
+        if claimed.failures:
+            lease.failures, lease.cools_until_ms = read_failures(lease.generation, claimed.failures)
+        return claimed._replace(found=None) if claimed.found == lease.mark else claimed
 
     async def take_over(self, lease: Lease, found: bytes) -> bool:
         """Replace exactly what was found by the mark of a lease. False if the slot holds something else by now."""
@@ -60,7 +61,7 @@ class Claims:
             holder = standing.replica
             lease.starts = tuple(one for one in lease.starts if not one.startswith(holder))
         try:
-            return await self._store.take_over(lease.place, found, lease.standing.encoded, self._lease_ms)
+            return await self._store.take_over(lease.place, found, lease.mark, self._lease_ms)
         except asyncio.CancelledError:
             self._commits.release(lease)
             raise

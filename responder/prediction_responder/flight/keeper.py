@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prediction_responder.cache import CacheUnavailable, Commit, Held, LeaseStore, Place
 from prediction_responder.cache.value import LeaseMark
@@ -23,7 +23,7 @@ class Lease:
     """The right to call the model for a key, and the duty to commit the outcome.
 
     Args:
-        standing: its mark.
+        standing, mark: its mark, and the bytes of it.
         starts: who else started the model for this place before and never ended it; see `value.start_id`.
         fence: of the key, at the claim; when it changes, the commit has no effect.
         failures, cools_until_ms: how often in a row the model failed on this input, and the end of its cool-down.
@@ -38,6 +38,10 @@ class Lease:
     failures: int = 0
     cools_until_ms: int = 0
     started: bool = False
+    mark: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mark = self.standing.encoded
 
     @property
     def token(self) -> bytes:
@@ -50,7 +54,7 @@ class Lease:
 
     @property
     def held(self) -> Held:
-        return Held(self.place, self.standing.encoded, self.fence)
+        return Held(self.place, self.mark, self.fence)
 
 
 class Keeper:

@@ -10,7 +10,6 @@ docs/explanation/leases.md has the states, and why this is enough.
 """
 
 import secrets
-from dataclasses import replace
 
 from prediction_responder.cache import (
     CachedAnswers,
@@ -112,8 +111,10 @@ class Leases:
         self, key: Key, token: bytes, search: Search, progress: Progress
     ) -> Lease | Entry | PushedError | Cooling | LookAgain | None:
         """Claim once, and do what follows from what is found."""
-        generation = search.generation or await self._read_generation(key, progress)
-        search = replace(search, generation=generation)
+        generation = search.generation
+        if generation is None:
+            generation = await self._read_generation(key, progress)
+            search = search._replace(generation=generation)
         lease = Lease(key, Place(key.name, search.slot), LeaseMark(generation, token))
         progress.asks(generation, self._answers.next_number())
         try:
@@ -148,7 +149,7 @@ class Leases:
         current = await self._read_generation(lease.key, progress)
         if current == lease.generation and await self._claims.take_over(lease, found):
             return self._lead(lease, progress)
-        return LookAgain(replace(search, generation=current))
+        return LookAgain(search._replace(generation=current))
 
     async def acquire_refresh(self, key: Key, seen: bytes, progress: Progress) -> Lease | int:
         """Lead the refresh of an answer that is still good, whose head is `seen`. Waits for no other replica.

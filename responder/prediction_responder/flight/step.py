@@ -4,7 +4,6 @@ A search claims a lease, and `step` says what to do about what the claim found. 
 `after_following` says what to do about its result. Each branch names the race that it is for.
 """
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from prediction_responder.cache import Entry, Slot
@@ -14,8 +13,7 @@ from prediction_responder.flight.follower import PushedError
 from prediction_responder.flight.freshness import is_fresh
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """What a flight looks for under its key, and what it has learnt there.
 
     Args:
@@ -89,7 +87,7 @@ def step(search: Search, found: Found, now_ms: int) -> Move:
     """
     if found.moved:
         # Between the look-up and the claim, another replica replaced the answer, or it expired or was invalidated.
-        return LookAgain(replace(search, slot=Slot.VALUE, seen=b""))
+        return LookAgain(search._replace(slot=Slot.VALUE, seen=b""))
     match found.place:
         case None:
             return _on_nothing(search, found, now_ms)
@@ -111,14 +109,14 @@ def _on_nothing(search: Search, found: Found, now_ms: int) -> Move:
         return Give(Cooling(found.cools_until_ms))
     if isinstance(found.beside, LeaseMark) and not search.only_later:
         # The answer expired while another replica refreshes it: follow that, to avoid a second call.
-        return Follow(found.beside, replace(search, slot=Slot.REFRESH, seen=b""))
+        return Follow(found.beside, search._replace(slot=Slot.REFRESH, seen=b""))
     return Lead()
 
 
 def _on_lease(search: Search, mark: LeaseMark) -> Move:
     if search.only_later and search.slot is Slot.VALUE:
         # That call began before this search, and its result does not do: lead beside it.
-        return LookAgain(replace(search, slot=Slot.REFRESH))
+        return LookAgain(search._replace(slot=Slot.REFRESH))
     return Follow(mark, search)
 
 
@@ -128,7 +126,7 @@ def _on_entry(search: Search, entry: Entry, now_ms: int) -> Move:
         return Give(entry)
     # It does not do. A lease beside it leaves it to the requests that accept it, until it is replaced.
     unwanted = search.unwanted | {entry.head}
-    return LookAgain(replace(search, slot=Slot.REFRESH, seen=entry.head, unwanted=unwanted))
+    return LookAgain(search._replace(slot=Slot.REFRESH, seen=entry.head, unwanted=unwanted))
 
 
 def after_following(search: Search, mark: LeaseMark, result: Entry | PushedError | None) -> Give | LookAgain:
@@ -144,13 +142,13 @@ def after_following(search: Search, mark: LeaseMark, result: Entry | PushedError
         unwanted = search.unwanted | ({result.head} if isinstance(result, Entry) else set())
         # If that call stood beside the seen answer and has ended, whatever replaces the answer now began later.
         is_later = result is not None and bool(search.seen)
-        search = replace(search, earlier=mark.token, is_later=is_later, unwanted=unwanted)
+        search = search._replace(earlier=mark.token, is_later=is_later, unwanted=unwanted)
     elif result is not None:
         return Give(result)
     else:
-        search = replace(search, is_later=True)
+        search = search._replace(is_later=True)
         if search.slot is Slot.REFRESH:
             # A large answer is not pushed but stored: look for it in its place.
-            search = replace(search, slot=Slot.VALUE, seen=b"")
+            search = search._replace(slot=Slot.VALUE, seen=b"")
     # Without a result, the model may have been invalidated: no replica follows a lease of an old generation for ever.
-    return LookAgain(replace(search, generation=None) if result is None else search)
+    return LookAgain(search._replace(generation=None) if result is None else search)
