@@ -39,6 +39,9 @@ class Unheard:
     def meets(self, mark: LeaseMark | Unshared) -> None:
         """A mark is found."""
 
+    def waits(self) -> None:
+        """Another replica leads."""
+
 
 def key(salt: str, number: int) -> Key:
     """Make a key of this run."""

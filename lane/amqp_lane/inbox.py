@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,6 +77,7 @@ class Inbox:
         self._changing = asyncio.Lock()
         self._queue_of: dict[bytes, str] = {}
         self._consuming: set[str] = set()
+        self._is_set_up = False  # declared, and the prefetch is set: queues may be consumed
         self._arrived: list[Delivery] = []
         self._reader: asyncio.Future[None] | None = None  # the iterator, waiting for the next batch
         self._stopping = False
@@ -139,26 +140,31 @@ class Inbox:
         self._link.end(ConnectionError(why))
 
     async def pause(self, queue: str) -> None:
-        """Stop consuming one queue: its messages wait there, or go to other consumers.
+        """Stop consuming one queue, until `resume`, also over a lost connection. What was sent already still comes.
 
-        What the broker has sent already still comes. It stays paused when the connection is lost and restored.
+        Raises:
+            ValueError: this inbox does not consume the queue.
         """
+        consumer = self._consumer_of(queue)
         self._paused.add(queue)
         async with self._changing:
-            channel, consumer = self._channel, self._consumer_of(queue)
+            channel = self._channel
             if channel is not None and queue in self._paused and consumer in self._consuming:
+                await _within_epoch(channel.amqp.basic_cancel(consumer))
                 self._consuming.discard(consumer)
-                with contextlib.suppress(*LINK_ERRORS):
-                    await channel.amqp.basic_cancel(consumer)
 
     async def resume(self, queue: str) -> None:
-        """Consume a paused queue again."""
+        """Consume a paused queue again.
+
+        Raises:
+            ValueError: this inbox does not consume the queue.
+        """
+        consumer = self._consumer_of(queue)
         self._paused.discard(queue)
         async with self._changing:
-            channel, consumer = self._channel, self._consumer_of(queue)
-            if channel is not None and queue not in self._paused:
-                with contextlib.suppress(*LINK_ERRORS):
-                    await self._consume(channel, consumer, queue)
+            channel = self._channel
+            if channel is not None and self._is_set_up and not self._stopping and queue not in self._paused:
+                await _within_epoch(self._consume(channel, consumer, queue))
 
     async def stop(self) -> None:
         """Stop consuming and end the iteration. Deliveries that were not yielded go back to their queues."""
@@ -215,6 +221,7 @@ class Inbox:
             for queue in self._queues:
                 await _declare(channel.amqp, queue)
         await channel.amqp.basic_qos(prefetch_count=self._prefetch)
+        self._is_set_up = True
         for queue in self._queues:
             if queue.consume and not self._stopping and queue.name not in self._paused:
                 await self._consume(channel, self._consumer_of(queue.name), queue.name)
@@ -227,7 +234,11 @@ class Inbox:
         await channel.amqp.basic_consume(queue, _unexpected, no_ack=self._no_ack, consumer_tag=consumer)
 
     def _consumer_of(self, queue: str) -> str:
-        return next(f"lane-{index}" for index, one in enumerate(self._queues) if one.name == queue)
+        for index, one in enumerate(self._queues):
+            if one.name == queue and one.consume:
+                return f"lane-{index}"
+        msg = f"this inbox does not consume {queue!r}"
+        raise ValueError(msg)
 
     def received(self, events: list[Event]) -> None:
         """Called by the link, with the deliveries of one read of the socket."""
@@ -249,6 +260,7 @@ class Inbox:
         self._channel = None
         self._queue_of = {}
         self._consuming = set()
+        self._is_set_up = False
         self._arrived = []
         self._singles = []
         self._window = AckWindow()
@@ -259,6 +271,19 @@ def _refusal(channel: int, tag: int, settlement: Settlement) -> bytes:
     if settlement is Settlement.REQUEUE:
         return encode_settlement(frames.BASIC_NACK, channel, tag, 2)
     return encode_settlement(_BASIC_REJECT, channel, tag, 0)
+
+
+async def _within_epoch(work: Awaitable[Any]) -> None:
+    """Await something that the end of the epoch makes pointless, and may end."""
+    try:
+        await work
+    except LINK_ERRORS:
+        pass
+    except asyncio.CancelledError:
+        # aiormq cancels what waits on a lost connection, although no code asked for a cancellation.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
 
 
 async def _unexpected(_message: Any) -> None:

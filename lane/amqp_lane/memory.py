@@ -155,14 +155,21 @@ class MemoryInbox:
             self._broker.requeue(*one)
 
     async def pause(self, queue: str) -> None:
+        self._check(queue)
         self._paused.add(queue)
         if self.is_consuming:
             self._broker.forget([queue])
 
     async def resume(self, queue: str) -> None:
+        self._check(queue)
         self._paused.discard(queue)
         if self.is_consuming:
             self._broker.consume(self, [queue])
+
+    def _check(self, queue: str) -> None:
+        if queue not in self._queues:
+            msg = f"this inbox does not consume {queue!r}"
+            raise ValueError(msg)
 
     async def stop(self) -> None:
         self._stopping, self.is_consuming = True, False

@@ -170,6 +170,17 @@ class BlockingPredictionClient:
         **options: Unpack[CallOptions],
     ) -> list[Any]: ...
 
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: bool,
+        **options: Unpack[CallOptions],
+    ) -> list[T | PredictionError]: ...
+
     def predict_many(
         self,
         model: str,

@@ -119,6 +119,7 @@ class PredictionClient:
 
     async def close(self) -> None:
         """Close the client. Calls that wait end with OutcomeUnknown, later ones with NoBroker."""
+        self._is_connected = False
         await self._session.close()
 
     @overload
@@ -227,6 +228,17 @@ class PredictionClient:
         return_errors: bool = False,
         **options: Unpack[CallOptions],
     ) -> list[Any]: ...
+
+    @overload
+    async def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        output: Output[T],
+        return_errors: bool,
+        **options: Unpack[CallOptions],
+    ) -> list[T | PredictionError]: ...
 
     async def predict_many(
         self,

@@ -27,7 +27,7 @@ from prediction_responder.observe.events import NOBODY, Observer, Observers
 from prediction_responder.observe.logs import logger
 from prediction_responder.operate.control import REPORT, Control
 from prediction_responder.operate.explain import Explanation, explain, read_directives, subject_for
-from prediction_responder.operate.invalidate import Invalidation, digest_of
+from prediction_responder.operate.invalidate import Invalidation, check_choice, digest_of
 from prediction_responder.operate.report import report
 from prediction_responder.parts import build_cache, build_metrics
 from prediction_responder.service import Service
@@ -124,28 +124,37 @@ class Responder:
         return self._outbox.unconfirmed if self._outbox is not None else 0
 
     async def invalidate(
-        self, model: str | None = None, features: Any = None, *, tenant: str = "", key: str | None = None
+        self,
+        model: str | None = None,
+        features: Any = ...,
+        *,
+        tenant: str = "",
+        key: str | None = None,
+        every: bool = False,
     ) -> bool:
         """Make cached answers misses on every replica, from now on. Calls in flight store nothing.
 
         Returns whether there was anything: a cached answer, or a model that was ever asked.
 
         Args:
-            model: of which all answers are meant; by default, all answers of all models of the namespace.
+            model: all answers of this model are meant, whether or not it is served here.
             features: an input of the model, if only its answer is meant: a pydantic model or a JSON value.
             tenant: the cache namespace of that answer.
-            key: of one answer, as `explain` gives it, instead of model and input.
+            key: of one answer, as `explain` gives it, instead of a model.
+            every: all answers of all models of the namespace, instead of a model.
 
         Raises:
-            ValueError: no such model is served here, the input is not valid, or the key is not one.
+            ValueError: not exactly one of model, key and every; the input's model is not served here; or it or the key
+                is not valid.
             CacheUnavailable: the cache does not answer.
         """
         invalidation = Invalidation(self._open_cache, self._settings.namespace)
+        check_choice(model, features, tenant, key, every=every)
         if key is not None:
             return await invalidation.key(digest_of(key))
         if model is None:
             return bool(await invalidation.all())
-        if features is None:
+        if features is ...:
             return await invalidation.model(model)
         return await invalidation.key(subject_for(self._models, model, features, tenant).key.digest)
 

@@ -119,3 +119,33 @@ async def test_an_option_that_no_transport_has_is_refused(transport: Transport) 
         transport.inbox([], name="a", prefetch=1, prefech=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="on_fates"):
         transport.outbox(name="a", on_fate=lambda *_: None, on_fates=1)  # type: ignore[call-arg]
+
+
+async def test_only_a_queue_that_is_consumed_can_be_paused_and_only_until_the_end(
+    transport: Transport, namespace: str
+) -> None:
+    """One that is only declared, or unknown, is an error that changes nothing; a stopped inbox consumes no more."""
+    queues = [QueueSpec(f"{namespace}a"), QueueSpec(f"{namespace}dead", consume=False)]
+    inbox = transport.inbox(queues, name="reader", prefetch=1)
+    outbox = transport.outbox(name="writer", on_fate=lambda *_: None)
+    async with inbox, outbox:
+        for wrong in (f"{namespace}dead", f"{namespace}nowhere"):
+            with pytest.raises(ValueError, match="does not consume"):
+                await inbox.pause(wrong)
+            with pytest.raises(ValueError, match="does not consume"):
+                await inbox.resume(wrong)
+        await inbox.resume(f"{namespace}a")  # before it is set up: nothing is consumed without the prefetch
+        await inbox.consuming()
+        await outbox.up()
+        await inbox.pause(f"{namespace}a")
+        await inbox.stop()
+        await inbox.resume(f"{namespace}a")
+        outbox.send([Message(f"{namespace}a".encode(), b"1")])
+        await outbox.drained()
+        assert inbox.unsettled == 0
+    again = transport.inbox(queues[:1], name="reader", prefetch=1)
+    async with again:
+        async for batch in again:
+            assert [one.body for one in batch] == [b"1"]
+            again.settle(batch, Settlement.ACK)
+            await again.stop()

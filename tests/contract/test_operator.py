@@ -97,7 +97,7 @@ async def test_a_responder_explains_and_invalidates_its_own_answers(
     broker, model = MemoryBroker(), GatedModel(is_open=True)
     responder = Responder([model.predictor()], settings, transport=broker)
     with pytest.raises(RuntimeError, match="has not been entered"):
-        await responder.invalidate()
+        await responder.invalidate("echo")
     async with responder, PredictionClient("", namespace=namespace, transport=broker) as client:
 
         async def kind_of(text: str = "a") -> str:
@@ -117,12 +117,18 @@ async def test_a_responder_explains_and_invalidates_its_own_answers(
         assert [await kind_of(), await kind_of("b")] == ["miss", "hit"]
         assert await responder.invalidate("echo")
         assert [await kind_of(), await kind_of("b")] == ["miss", "miss"]
-        assert await responder.invalidate()
+        assert await responder.invalidate(every=True)
         assert [await kind_of(), await kind_of("b")] == ["miss", "miss"]
         for call, words in (
             (responder.invalidate("nobody", {}), "no model 'nobody' is served here, only echo"),
             (responder.invalidate("echo", {"text": 7}), "text: Input should be a valid string"),
             (responder.invalidate(key="abc"), "a key has 32 hexadecimal digits"),
+            (responder.invalidate(), "give one of"),
+            (responder.invalidate(features={"text": "a"}), "give one of"),
+            (responder.invalidate("echo", key=explained.key), "give one of"),
+            (responder.invalidate("echo", every=True), "give one of"),
+            (responder.invalidate("echo", tenant="ann"), "tenant belongs to features"),
+            (responder.invalidate("echo", None), "Input should be"),
         ):
             with pytest.raises(ValueError, match=words):
                 await call

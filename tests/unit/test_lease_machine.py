@@ -104,6 +104,9 @@ class Nothing:
     def meets(self, mark: LeaseMark | Unshared) -> None:
         """Ignored."""
 
+    def waits(self) -> None:
+        """Ignored."""
+
 
 class World:
     """What really happened, seen by nobody but the test."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from prediction_responder import Answer, InvalidInput, Unavailable, predictor
+from prediction_responder.cache import CacheRefused, Claimed, Place
 from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.model.predictor import AnyPredictor
 from prediction_schemas import Directives, Failure, decode_reply
@@ -367,3 +368,51 @@ async def test_hand_back_returns_what_has_not_started_and_stops_its_timers() -> 
     house.model.gate.set()
     await house.service.idle()
     assert [reply.request for reply in house.replies.all] == [running]
+
+
+async def test_while_the_cache_refuses_writes_requests_still_share_a_call() -> None:
+    """Full, read-only, or without the right to a script: look-ups are answered, claims are not."""
+    house = House()
+    ask = asker(await served(house.model.predictor()))
+    house.model.gate.set()
+    await house.service.handle([ask("warm")])
+    await house.service.idle()
+    house.model.gate.clear()
+
+    class Refusing(BrokenCache):
+        """Takes no writes."""
+
+        async def claim(self, place: Place, mark: bytes, lease_ms: int, seen: bytes = b"") -> Claimed:
+            raise CacheRefused("OOM command not allowed")
+
+    house.cache.inner = Refusing(house.inner)
+    calls = len(house.model.calls)
+    for number in range(10):
+        await house.service.handle([ask()])
+        if number == 0:
+            house.model.begun.clear()
+            await house.model.begun.wait()
+    house.model.gate.set()
+    await house.replies.wait_for(11)
+    assert len(house.model.calls) == calls + 1
+    assert house.replies.codes() == ["ok"] * 11
+
+
+async def test_a_late_answer_comes_though_the_look_up_fails() -> None:
+    """Whatever it raises: the request is answered with its error."""
+    house = House()
+
+    class Odd(BrokenCache):
+        """Fails in a way that no cache has."""
+
+        async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+            raise RuntimeError("a bug")
+
+    ask = asker(await served(house.model.predictor()))
+    request = ask(directives=Directives(stale_if_error_s=60), timeout_s=0.05)
+    await house.service.handle([request])
+    house.cache.inner = Odd(house.inner)
+    await house.replies.wait_for(1)
+    assert house.replies.codes() == ["DEADLINE_EXCEEDED"]
+    house.model.gate.set()
+    await house.service.idle()

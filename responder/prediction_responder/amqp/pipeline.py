@@ -72,7 +72,7 @@ class Pipeline:
                 requests = self._requests(batch)
                 self._observer.received(requests)
                 await service.handle(requests)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, GeneratorExit):
                 raise
             except BaseException:
                 log.exception("batch_failed")

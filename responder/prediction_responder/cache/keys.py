@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from prediction_responder.messages import Key
 
-_KEY_FORMAT = b"1"
+_KEY_FORMAT = b"2"  # raised with any format in Redis, so that replicas of two versions share no name
 DIGEST_BYTES = 16
 _TENANTS_KEPT = 1024
 _ENTRY_BYTES = 480  # measured: the objects of an entry without the text of its body and tenant
@@ -49,7 +49,7 @@ def deaths_name(name: str) -> str:
 
 def generation_name(namespace: str, model: str) -> str:
     """The name of a model's generation. With `*` as the model: the pattern of all generations of a namespace."""
-    return f"{namespace}pr:generation:{model}"
+    return f"{namespace}pr:generation2:{model}"
 
 
 def control_channel(namespace: str) -> str:

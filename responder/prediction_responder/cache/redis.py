@@ -255,6 +255,8 @@ class RedisCache:
         self._on_push, self._on_gap = on_push, on_gap
 
     def announce(self, message: bytes) -> Awaitable[int]:
+        if self._inbox_link is None or not self._inbox_link.is_up:
+            return RedisLink.refusal("announcements are not heard now")
         return self._link.ask("PUBLISH", self._control, message)
 
     def on_announcement(self, on_message: Callable[[bytes], None]) -> None:

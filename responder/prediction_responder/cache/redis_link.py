@@ -112,8 +112,13 @@ class RedisLink:
 
     def _refuse(self, *_command: str | bytes | int) -> "asyncio.Future[Any]":
         """What `ask` is while the connection is down."""
+        return self.refusal(self._problem)
+
+    @staticmethod
+    def refusal(problem: str) -> "asyncio.Future[Any]":
+        """A reply that is not to come."""
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        failed.set_exception(CacheUnavailable(self._problem))
+        failed.set_exception(CacheUnavailable(problem))
         failed.exception()  # mark it as retrieved, or asyncio logs it if it is never awaited
         return failed
 
@@ -165,10 +170,14 @@ class RedisLink:
             hello.insert(0, ("SELECT", target.db))
         if target.username or target.password:
             hello.insert(0, ("AUTH", *([target.username] if target.username else []), target.password or ""))
-        if self._subscription is not None:
-            hello += [("SUBSCRIBE", channel) for channel in self._subscription.channels]
+        first, *others = self._subscription.channels if self._subscription is not None else (None,)
+        if first is not None:
+            hello.append(("SUBSCRIBE", first))
         for reply in [connection.ask(*command) for command in hello]:
             await reply
+        for reply in [connection.ask("SUBSCRIBE", channel) for channel in others if channel is not None]:
+            with contextlib.suppress(CacheRefused):  # a user without the right to announcements still gets pushes
+                await reply
         for reply in [connection.ask(*command) for command in self._prepare]:
             with contextlib.suppress(CacheRefused):
                 await reply

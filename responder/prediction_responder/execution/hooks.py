@@ -8,7 +8,7 @@ from typing import Any
 
 from prediction_responder.execution.port import Crashed, describe
 
-_NEEDS_LOOP = "no running event loop"
+_NEEDS_LOOP = ("no running event loop", "no current event loop")
 
 
 async def run_hook(hook: Callable[[], Any], executor: Executor | None = None) -> Any:
@@ -25,7 +25,7 @@ async def run_hook(hook: Callable[[], Any], executor: Executor | None = None) ->
         if inspect.iscoroutinefunction(hook):
             return await hook()
         result, error = await asyncio.get_running_loop().run_in_executor(executor, outcome_of, hook)
-        if isinstance(error, RuntimeError) and _NEEDS_LOOP in str(error):
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NEEDS_LOOP):
             result, error = outcome_of(hook)  # it makes a client of an asyncio library
         if error is not None:
             raise error

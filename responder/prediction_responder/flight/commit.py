@@ -81,11 +81,12 @@ class Commits:
         if self._keeper.holds(lease):
             self.release(lease)
 
-    def release(self, lease: Lease) -> None:
-        """End a lease that may have been granted. It uses the connection of the claim, and so comes after it."""
+    def release(self, lease: Lease) -> "asyncio.Task[bool]":
+        """End a lease that may have been granted, after its claim. The task that does it need not be awaited."""
         task = asyncio.ensure_future(self._end(lease, NOTHING))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+        return task
 
     async def _end(
         self,

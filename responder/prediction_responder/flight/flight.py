@@ -168,6 +168,8 @@ class Flights(Generic[W, X, T]):
             failure = RuntimeError("the work cancelled itself")
         except Exception as error:  # noqa: BLE001 - every waiter gets it
             failure = error
+        except GeneratorExit:
+            raise
         except BaseException as error:  # noqa: BLE001 - it must not end the event loop, nor strand the waiters
             failure = RuntimeError(f"the work raised {type(error).__name__}")
             failure.__cause__ = error

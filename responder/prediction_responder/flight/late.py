@@ -7,6 +7,9 @@ from prediction_responder.cache import CachedAnswers, Entry, Gap
 from prediction_responder.clock import Clock
 from prediction_responder.flight.freshness import hit, is_better_than_an_error
 from prediction_responder.messages import Key, Outcome, Reply, Request
+from prediction_responder.observe.logs import logger
+
+log = logger(__name__)
 
 
 class LateAnswers:
@@ -50,7 +53,11 @@ class LateAnswers:
     async def _work(self) -> None:
         while self._waiting:
             asked = {request: key for request, (key, _) in self._waiting.items()}
-            found = await self._answers.look_up(list(asked.values()))
+            try:
+                found = await self._answers.look_up(list(asked.values()))
+            except Exception:
+                log.exception("late_look_up_failed")
+                found = None
             now_ms, replies = self._clock.now_ms(), []
             entries: Sequence[Entry | Gap | None] = found or [None] * len(asked)
             for request, entry in zip(asked, entries, strict=True):

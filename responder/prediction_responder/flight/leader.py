@@ -111,6 +111,7 @@ class Leader:
             self._answers.note_outage(error)
             # A Redis that refuses writes accepts no invalidation either, so later requests may share this answer.
             work.has_none = not isinstance(error, CacheRefused)
+            work.asked = 0  # no reply is to come
             return None
 
     async def _lead(self, flight: Flight[Request, Work], lease: Lease | None) -> Outcome:

@@ -9,6 +9,7 @@ holds the lease: a leader that was stopped for too long is fenced.
 docs/explanation/leases.md has the states, and why this is enough.
 """
 
+import asyncio
 import secrets
 
 from prediction_responder.cache import (
@@ -127,9 +128,12 @@ class Leases:
             return self._lead(lease, progress)
         move = step(search, self._read(lease, claimed), self._clock.now_ms())
         if claimed.found is None and not claimed.moved and not isinstance(move, Lead):
-            self.commits.release(lease)  # our mark stands, and we do not lead
+            # Our mark stands, and we do not lead. Its end tells the followers of the key to look again: so it comes
+            # before we are one of them.
+            await asyncio.wait({self.commits.release(lease)})
         if isinstance(move, Follow):
             progress.meets(move.mark)
+            progress.waits()
             pushed = await self.followers.follow(key, Place(key.name, move.search.slot), move.mark)
             move = after_following(move.search, move.mark, pushed)
         match move:

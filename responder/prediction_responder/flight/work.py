@@ -17,6 +17,9 @@ class Progress(Protocol):
     def meets(self, mark: LeaseMark | Unshared) -> None:
         """This mark leads: ours or another replica's."""
 
+    def waits(self) -> None:
+        """The search waits for another replica."""
+
 
 @dataclass(slots=True)
 class Work:
@@ -115,3 +118,7 @@ class Work:
     def meets(self, mark: LeaseMark | Unshared) -> None:
         """Record the mark that the flight has found, or put there."""
         self.generation, self.token = mark.generation, mark.token
+
+    def waits(self) -> None:
+        """Keep only the bytes of the input: the model is called elsewhere, if all goes well."""
+        self.input.value = None

@@ -79,6 +79,6 @@ def _read(message: bytes) -> Facts:
     """An announcement; empty if it is none of ours."""
     try:
         heard = json.loads(message) if len(message) <= _MAX_BYTES else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return heard if isinstance(heard, dict) else {}

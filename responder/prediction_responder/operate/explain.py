@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
 from prediction_responder.cache import Inspected, LeaseStore
 from prediction_responder.cache.generation import read_generation
@@ -127,9 +127,12 @@ def subject_for(models: Sequence[ServedModel], model: str, features: BaseModel |
     if not found:
         msg = f"no model {model!r} is served here, only {', '.join(one.name for one in models)}"
         raise ValueError(msg)
-    body = features.model_dump_json().encode() if isinstance(features, BaseModel) else to_json(features)
+    if isinstance(features, BaseModel):  # as the client writes it
+        plain = features.model_dump(mode="json", exclude_computed_fields=True)
+    else:
+        plain = to_jsonable_python(features, by_alias=False)
     try:
-        return subject_of(found[0], tenant.encode(), body)
+        return subject_of(found[0], tenant.encode(), to_json(plain))
     except (Refused, NotCanonical) as error:
         raise ValueError(str(error)) from None
 

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from typing import Any
 
 from prediction_responder.cache import LeaseStore
 from prediction_responder.cache.keys import DIGEST_BYTES, generation_name, value_name
@@ -52,3 +53,17 @@ def digest_of(text: str) -> bytes:
         msg = f"a key has {2 * DIGEST_BYTES} hexadecimal digits; `responder explain` prints it"
         raise ValueError(msg)
     return bytes.fromhex(text)
+
+
+def check_choice(model: str | None, features: Any, tenant: str, key: str | None, *, every: bool) -> None:
+    """Refuse what could mean more answers than intended. `features` is `...` when it was not given.
+
+    Raises:
+        ValueError: the message says what to give.
+    """
+    if (model is not None) + (key is not None) + every != 1 or (features is not ... and model is None):
+        msg = "give one of model, model and features, key, and every=True"
+        raise ValueError(msg)
+    if tenant and features is ...:
+        msg = "tenant belongs to features: without them, the answers of all tenants are meant"
+        raise ValueError(msg)
