@@ -166,7 +166,7 @@ FAULTS = (
     Fault(
         "look for a large answer beside its place",
         "responder/prediction_responder/flight/step.py",
-        '            search = replace(search, slot=Slot.VALUE, seen=b"")\n    # Without',
+        '            search = search._replace(slot=Slot.VALUE, seen=b"")\n    # Without',
         "            pass\n    # Without",
         "tests/unit/test_step.py tests/unit/test_refreshes.py",
     ),
