@@ -52,6 +52,13 @@ class Model(Protocol):
             Refused: the input is not valid (400), or the model is not loaded (503).
         """
 
+    def confirm(self, request: "Request", key: Key) -> bool:
+        """Whether a key is still that of a request, whose input is validated if that was not done before.
+
+        Raises:
+            Refused: the input is not valid any more.
+        """
+
     def retry_after_ms(self, waiting: int) -> int:
         """How long a caller should wait before it tries again, behind this many waiting calls."""
 

@@ -63,8 +63,34 @@ class Service:
 
     async def handle(self, batch: Sequence[Request]) -> None:
         """Answer what is cached, and begin or join flights for the rest. Returns before those flights end."""
-        replies: list[Reply] = []
+        keyed, replies = self._identify(batch)
+        read = [key for request, key in keyed if not request.directives.no_cache]
+        number = self._answers.next_number()
+        looked_up = await self._answers.look_up(read)
+        found = iter(looked_up if looked_up is not None else [None] * len(read))
+        now_ms = self._clock.now_ms()
+        changed: list[Request] = []
+        for request, key in keyed:
+            entry = UNKNOWN if request.directives.no_cache else next(found)
+            try:
+                outcome = self._answer(request, key, entry, number, now_ms)
+            except _Changed:
+                changed.append(request)
+                continue
+            except Refused as refusal:
+                outcome = refusal.outcome
+            if outcome is not None:
+                replies.append(Reply(request, outcome, outcome.status))
+        if replies:
+            self._deliver(replies)
+        if changed:
+            await self.handle(changed)
+
+    @staticmethod
+    def _identify(batch: Sequence[Request]) -> tuple[list[tuple[Request, Key]], list[Reply]]:
+        """The requests of a batch with their keys, and the replies to those that have none."""
         keyed: list[tuple[Request, Key]] = []
+        replies: list[Reply] = []
         for request in batch:
             try:
                 if request.deadline <= request.received_at:
@@ -76,23 +102,22 @@ class Service:
                 log.error("key_failed", model=request.model.name, exc_info=error)
                 failed = failure(Code.INTERNAL, "the responder failed on this request")
                 replies.append(Reply(request, failed, NO_STATUS))
-        read = [key for request, key in keyed if not request.directives.no_cache]
-        number = self._answers.next_number()
-        looked_up = await self._answers.look_up(read)
-        found = iter(looked_up if looked_up is not None else [None] * len(read))
-        now_ms = self._clock.now_ms()
-        for request, key in keyed:
-            entry = UNKNOWN if request.directives.no_cache else next(found)
-            if isinstance(entry, Entry) and is_usable(entry, request.directives, now_ms, request.model.stale_s):
-                outcome: Outcome | None = hit(entry, now_ms)
-                if wants_refresh(entry, now_ms):
-                    self._refresh(request, key, entry)
-            else:
-                outcome = self._begin_or_join(request, key, entry, number, now_ms)
-            if outcome is not None:
-                replies.append(Reply(request, outcome, outcome.status))
-        if replies:
-            self._deliver(replies)
+        return keyed, replies
+
+    def _answer(
+        self, request: Request, key: Key, found: Entry | Gap | None, look_up: int, now_ms: int
+    ) -> Outcome | None:
+        """A usable answer that was found, or an outcome instead of a flight; None if a flight will answer.
+
+        Raises:
+            _Changed: the request has another key by now.
+            Refused: its input is not valid any more.
+        """
+        if isinstance(found, Entry) and is_usable(found, request.directives, now_ms, request.model.stale_s):
+            if wants_refresh(found, now_ms):
+                self._refresh(request, key, found)
+            return hit(found, now_ms)
+        return self._begin_or_join(request, key, found, look_up, now_ms)
 
     def hand_back(self, *, started: bool) -> list[Request]:
         """End the flights whose model has not started, or all if `started`, and return their requests unanswered.
@@ -119,6 +144,8 @@ class Service:
             return
         flights = self._flights[request.model]
         if self._refreshes.may_begin(request.model, key, flights):
+            if not request.model.confirm(request, key):
+                raise _Changed
             flights.begin(key.digest, None, Work.for_refresh(request, key, entry, self._answers.next_number()))
 
     def _begin_or_join(
@@ -146,6 +173,8 @@ class Service:
             retry_after_ms = request.model.retry_after_ms(len(flights))
             return failure(Code.RESOURCE_EXHAUSTED, "too many requests are waiting", retry_after_ms=retry_after_ms)
         else:
+            if not request.model.confirm(request, key):
+                raise _Changed
             work = Work.of(request, key, found, self._answers.next_number(), forced=forced)
             flight = flights.begin(object() if directives.no_store else key.digest, request, work)
         request.body, request.value = b"", None  # the flight has them
@@ -204,6 +233,10 @@ class Service:
 
 
 UNKNOWN = Gap(None)
+
+
+class _Changed(Exception):
+    """The input of a request, whose body was seen before, is another one by now: it has another key."""
 
 
 def _stop_timer(request: Request) -> None:

@@ -114,6 +114,26 @@ def is_excluded(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get(_KEY_EXCLUDED))
 
 
+def has_live_default(field: FieldInfo) -> bool:
+    """Whether a default is computed for each input, and may depend on the moment (not that of `list` and the like)."""
+    factory = field.default_factory
+    return factory is not None and getattr(factory, "__module__", None) != "builtins" and not is_excluded(field)
+
+
+def depends_on_the_moment(value: Any) -> bool:
+    """Whether a validated input holds a default that was computed for it: equal bytes may give another input later."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return any(
+            (name not in value.model_fields_set and has_live_default(field))
+            or depends_on_the_moment(getattr(value, name))
+            for name, field in fields.items()
+        )
+    if isinstance(value, list | tuple):
+        return any(map(depends_on_the_moment, value))
+    return isinstance(value, dict) and any(map(depends_on_the_moment, value.values()))
+
+
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()

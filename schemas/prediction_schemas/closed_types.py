@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, FutureDate, FutureDatetime, NaiveDatetime, PastDate, PastDatetime
+from pydantic.fields import FieldInfo
 
-from prediction_schemas.canonical import NotCanonical, canonical_bytes, is_excluded
+from prediction_schemas.canonical import NotCanonical, canonical_bytes, has_live_default, is_excluded
 
 _SCALARS = (type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
 # Pydantic's constrained types whose values are plain dates.
@@ -36,6 +37,25 @@ def check_schema(model: type[BaseModel]) -> None:
     _check_model(model, model.__name__, set())
 
 
+def any_live_default(model: type[BaseModel]) -> bool:
+    """Whether a field of the schema, at any depth, has a default that is computed for each input."""
+    found: list[str] = []
+    _walk(model, set(), found)
+    return bool(found)
+
+
+def _walk(annotation: Any, seen: set[Any], found: list[str]) -> None:
+    annotation = getattr(annotation, "__value__", annotation)
+    for part in get_args(annotation):
+        _walk(part, seen, found)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        for name, field in annotation.model_fields.items():
+            if has_live_default(field):
+                found.append(name)
+            _walk(field.annotation, seen, found)
+
+
 def _check_model(model: type[BaseModel], path: str, seen: set[type]) -> None:
     if model in seen:
         return
@@ -43,6 +63,22 @@ def _check_model(model: type[BaseModel], path: str, seen: set[type]) -> None:
     for name, field in model.model_fields.items():
         if not is_excluded(field):
             _check(field.annotation, f"{path}.{name}", seen)
+            if has_live_default(field):
+                _check_default(field, f"{path}.{name}")
+
+
+def _check_default(field: FieldInfo, path: str) -> None:
+    """Refuse a default that differs at each call, such as a random id: no request that leaves it out could ever hit."""
+    try:
+        first, second = (canonical_bytes(field.get_default(call_default_factory=True)) for _ in range(2))
+    except Exception:  # noqa: BLE001 - it needs other fields, or fails: then it shows at the first request
+        return
+    if first != second:
+        msg = (
+            f"{path}: its default_factory gives another value each time, so no such request is ever answered from the "
+            "cache; exclude the field from the key (exclude_from_key), or make the value in the model"
+        )
+        raise LossySchema(msg)
 
 
 def _check(annotation: Any, path: str, seen: set[type]) -> None:

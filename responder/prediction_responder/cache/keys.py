@@ -118,6 +118,11 @@ class Memo:
             self._keys.move_to_end(asked)
         return key
 
+    def forget(self, tenant: bytes, body: bytes) -> None:
+        """Forget the key of a body."""
+        if self._keys.pop((tenant, body), None) is not None:
+            self._bytes -= _ENTRY_BYTES + len(tenant) + len(body)
+
     def put(self, tenant: bytes, body: bytes, key: Key) -> None:
         """Remember a key, unless its entry would take more than an eighth of `max_bytes`."""
         size = _ENTRY_BYTES + len(tenant) + len(body)

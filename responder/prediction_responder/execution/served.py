@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -21,12 +22,14 @@ from prediction_responder.model.predictor import AnyPredictor
 from prediction_responder.observe.events import NOBODY, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, encode_result
-from prediction_schemas.canonical import NotCanonical, canonical_bytes
+from prediction_schemas.canonical import NotCanonical, canonical_bytes, depends_on_the_moment
+from prediction_schemas.closed_types import any_live_default
 
 log = logger(__name__)
 
 T = TypeVar("T")
 
+_CHANGING_KEPT = 10_000
 _RECENT = 0.1  # weight of the newest duration in the running mean
 
 
@@ -77,6 +80,8 @@ class ServedModel:
         self._clock = clock
         self._observer = observer
         self._memo = Memo()
+        self._changing: set[bytes] = set()  # digests of bodies whose inputs depend on the moment
+        self._has_live_defaults = any_live_default(predictor.input_type)
         self._keys: Keyring | None = None
         self._mean_s = 0.0
 
@@ -153,10 +158,38 @@ class ServedModel:
             raise Refused(Code.UNAVAILABLE, "the model is not loaded")
         key = self._memo.get(request.tenant, request.body)
         if key is None:
-            request.value, canonical = self._of_owner(self._canonical, request.body)
-            key = self.keys.key(request.tenant, canonical)
-            self._memo.put(request.tenant, request.body, key)
+            key = self._identify(request)
+            if self._is_lasting(request):
+                self._memo.put(request.tenant, request.body, key)
         return key
+
+    def confirm(self, request: Request, key: Key) -> bool:
+        """Whether a key is still that of a request, whose input is validated if that was not done before.
+
+        The memo knows a body by its bytes. A validator may look at a clock: then equal bytes are another input later,
+        and the body is not memoised any more.
+
+        Raises:
+            Refused: the input is not valid any more.
+        """
+        if request.value is not None or self._identify(request) == key:
+            return True
+        self._memo.forget(request.tenant, request.body)
+        if len(self._changing) >= _CHANGING_KEPT:
+            self._changing.clear()
+        self._changing.add(blake2b(request.body, digest_size=16).digest())
+        log.warning("input_changes", model=self.name, hint="a validator depends on the moment; see exclude_from_key")
+        return False
+
+    def _identify(self, request: Request) -> Key:
+        request.value, canonical = self._of_owner(self._canonical, request.body)
+        return self.keys.key(request.tenant, canonical)
+
+    def _is_lasting(self, request: Request) -> bool:
+        """Whether the bytes of a request's body always give the same input, as far as one can see."""
+        if self._has_live_defaults and depends_on_the_moment(request.value):
+            return False
+        return not self._changing or blake2b(request.body, digest_size=16).digest() not in self._changing
 
     def _read(self, body: bytes) -> BaseModel:
         return read_input(body, self.predictor.input_type, max_depth=self._max_depth, max_values=self._max_values)
