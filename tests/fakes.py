@@ -12,9 +12,9 @@ from prediction_responder.cache.memory import MemoryCache
 from prediction_responder.execution.served import ServedModel
 from prediction_responder.flight.leader import Leader
 from prediction_responder.flight.lease import Leases
-from prediction_responder.messages import Key, Outcome, Reply, Request
+from prediction_responder.messages import Outcome, Reply, Request
 from prediction_responder.model.predictor import AnyPredictor
-from prediction_responder.observe.events import NOBODY, Observer, Oddity, Refreshed
+from prediction_responder.observe.events import NOBODY, Call, Observer, Oddity, Refreshed
 from prediction_responder.service import Service
 from prediction_schemas import NO_DIRECTIVES, Directives
 from tests.stores import Through
@@ -158,13 +158,13 @@ class Notes(Observer):
         """By its word."""
         self.refreshes.append(ended.value)
 
-    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
+    def call_started(self, call: Call) -> None:
         """The model, and for how many requests."""
-        self.started.append((model, len(waiting)))
+        self.started.append((call.model, len(call.waiting)))
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
         """The model."""
-        self.ended.append(model)
+        self.ended.append(call.model)
 
 
 def serving(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from prediction_responder.model.answer import Answer, InvalidInput, Unavailable
 from prediction_responder.model.predictor import AnyPredictor, Predictor, predictor
 from prediction_responder.model.signature import InvalidPredictor
-from prediction_responder.observe.events import Observer, Oddity, Refreshed
+from prediction_responder.observe.events import Call, Observer, Oddity, Refreshed
 from prediction_schemas.canonical import exclude_from_key
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "AnyPredictor",
+    "Call",
     "InvalidInput",
     "InvalidPredictor",
     "InvalidSettings",

@@ -77,7 +77,6 @@ class Responder:
                 stale_s=self._settings.stale_s,
                 keep_s=self._settings.keep_s,
                 clock=self._clock,
-                observer=self._observer,
             )
             for one in check_predictors(predictors)
         ]

@@ -8,7 +8,8 @@ from amqp_lane import MemoryBroker
 from prediction_client import InvalidArgument, PredictionClient
 from prediction_client.testing import _NotFromTheEnvironment
 from prediction_responder import Observer, Responder, predictor
-from prediction_responder.messages import Key, Outcome, Reply, Request
+from prediction_responder.messages import Outcome, Reply, Request
+from prediction_responder.observe.events import Call
 from tests.fakes import Echo, Question
 
 SETTINGS = {"AMQP_URL": "amqp://in.memory/", "REDIS_URL": "memory://", "grace_s": 0.1}
@@ -19,6 +20,7 @@ class Journal(Observer):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.running: set[int] = set()
 
     def received(self, batch: Sequence[Request]) -> None:
         self.lines += [f"received {request.model.name}" for request in batch]
@@ -26,11 +28,13 @@ class Journal(Observer):
     def replied(self, replies: Sequence[Reply]) -> None:
         self.lines += [f"replied {one.outcome.code.name if one.outcome.code else one.status.kind}" for one in replies]
 
-    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
-        self.lines.append(f"started {model} for {len(waiting)}")
+    def call_started(self, call: Call) -> None:
+        self.running.add(call.number)
+        self.lines.append(f"started {call.model} for {len(call.waiting)}")
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
-        self.lines.append(f"ended {model}")
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
+        self.running.remove(call.number)
+        self.lines.append(f"ended {call.model}")
 
     def settled(self, fate: str, count: int) -> None:
         self.lines += [fate] * count
@@ -45,10 +49,10 @@ class Furious(Observer):
     def replied(self, replies: Sequence[Reply]) -> None:
         raise RuntimeError
 
-    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
+    def call_started(self, call: Call) -> None:
         raise RuntimeError
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
         raise RuntimeError
 
     def settled(self, fate: str, count: int) -> None:

@@ -44,7 +44,7 @@ async def test_a_miss_validates_its_input_once_and_the_model_gets_that_very_obje
 
     validated.clear()
     replies, notes = Replies(), Notes()
-    model = await served(echo, observer=notes)
+    model = await served(echo)
     service = serving(MemoryCache(), replies, Clock(), observer=notes)
     ask = asker(model)
     first = ask("a")

@@ -202,7 +202,7 @@ class LeaseStore(Cache, Protocol):
         """
 
     async def take_over(self, place: Place, seen: bytes, mark: bytes, lease_ms: int) -> bool:
-        """Replace exactly what was seen by a mark; False when the slot holds something else by now."""
+        """Replace exactly what was seen in the slot by a mark; False when the slot holds something else by now."""
 
     async def register(self, place: Place, mark: bytes, keep_ms: int) -> int | None:
         """Have a lease's result pushed to our inbox. Returns the milliseconds it has left, None when it is gone."""

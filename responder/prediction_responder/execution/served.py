@@ -19,7 +19,6 @@ from prediction_responder.messages import Input, Key, Outcome, Refused, Request,
 from prediction_responder.model.answer import Answer, InvalidInput, OutputInvalid, Unavailable
 from prediction_responder.model.artefacts import fingerprint
 from prediction_responder.model.predictor import AnyPredictor
-from prediction_responder.observe.events import NOBODY, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, encode_result
 from prediction_schemas.canonical import NotCanonical, canonical_bytes, depends_on_the_moment
@@ -47,7 +46,6 @@ class ServedModel:
         max_reply_bytes: a larger answer becomes 413 PAYLOAD_TOO_LARGE.
         stale_s, keep_s: defaults for a predictor that sets none; see `predictor`.
         clock: for durations.
-        observer: is told of each call that ended.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class ServedModel:
         stale_s: float = 0.0,
         keep_s: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
-        observer: Observer = NOBODY,
     ) -> None:
         self.predictor = predictor
         self.name = predictor.name
@@ -78,7 +75,6 @@ class ServedModel:
         self._execution = execution_of(predictor)
         self._room = WaitingRoom(predictor.permits)
         self._clock = clock
-        self._observer = observer
         self._memo = Memo()
         self._changing: set[bytes] = set()  # digests of bodies whose inputs depend on the moment
         self._has_live_defaults = any_live_default(predictor.input_type)
@@ -239,7 +235,6 @@ class ServedModel:
         duration_s = self._clock.now_s() - began
         self._mean_s += (duration_s - self._mean_s) * (_RECENT if self._mean_s else 1.0)
         outcome.duration_ms = round(duration_s * 1000)
-        self._observer.call_ended(self.name, outcome)
         return outcome
 
     def _result(self, output: Any) -> Outcome:

@@ -17,7 +17,7 @@ from prediction_responder.flight.keeper import Lease
 from prediction_responder.flight.lease import Leases
 from prediction_responder.flight.work import Work
 from prediction_responder.messages import Model, Outcome, Request, decode_error, encode_error, failure
-from prediction_responder.observe.events import NOBODY, Observer
+from prediction_responder.observe.events import NOBODY, Call, Observer
 from prediction_responder.observe.logs import logger
 from prediction_schemas import Code, forwarded_status
 
@@ -115,11 +115,13 @@ class Leader:
             return None
 
     async def _lead(self, flight: Flight[Request, Work], lease: Lease | None) -> Outcome:
-        work = flight.work
+        work, call = flight.work, None
 
         def start() -> None:
+            nonlocal call
             flight.start()
-            self._observer.call_started(work.model.name, work.key, tuple(flight.waiters))
+            call = Call(work.number, work.model.name, work.key, tuple(flight.waiters))
+            self._observer.call_started(call)
             if lease is not None:
                 self._leases.crashes.note_start(lease)
 
@@ -131,6 +133,8 @@ class Leader:
             else:
                 async with self._alone if last_try else nullcontext():
                     outcome = await work.model.answer(work.input, start)
+                if call is not None:
+                    self._observer.call_ended(call, outcome)
             stored = lease is not None and await self._commit(lease, work.model, outcome)
         finally:
             if lease is not None:

@@ -128,8 +128,7 @@ class Leases:
             return self._lead(lease, progress)
         move = step(search, self._read(lease, claimed), self._clock.now_ms())
         if claimed.found is None and not claimed.moved and not isinstance(move, Lead):
-            # Our mark stands, and we do not lead. Its end tells the followers of the key to look again: so it comes
-            # before we are one of them.
+            # Our mark stands, and we do not lead. Remove it before we follow: its end wakes every follower of the key.
             await asyncio.wait({self.commits.release(lease)})
         if isinstance(move, Follow):
             progress.meets(move.mark)

@@ -39,7 +39,7 @@ class Found(NamedTuple):
     """What a claim found.
 
     Args:
-        place: what stands in the claimed slot; None if our own mark does.
+        place: what stands in the claimed slot; None if our own mark does, or if nothing was claimed.
         beside: what stands in the refresh slot, if the place of the value was claimed.
         moved: nothing was claimed, because the answer to be replaced was replaced or is gone.
         cools_until_ms: the end of the cool-down in the note of failures, which outlives the mark of the cool-down.
@@ -90,7 +90,7 @@ def step(search: Search, found: Found, now_ms: int) -> Move:
         return LookAgain(search._replace(slot=Slot.VALUE, seen=b""))
     match found.place:
         case None:
-            return _on_nothing(search, found, now_ms)
+            return _on_own_mark(search, found, now_ms)
         case LeaseMark() as mark:
             return _on_lease(search, mark)
         case Entry() as entry if search.slot is Slot.VALUE:
@@ -103,7 +103,7 @@ def step(search: Search, found: Found, now_ms: int) -> Move:
             return TakeOver()
 
 
-def _on_nothing(search: Search, found: Found, now_ms: int) -> Move:
+def _on_own_mark(search: Search, found: Found, now_ms: int) -> Move:
     if 0 < found.cools_until_ms - now_ms <= MAX_COOL_DOWN_MS:
         # The mark of the cool-down is gone early, e.g. by eviction. The wait is bounded, because clocks may differ.
         return Give(Cooling(found.cools_until_ms))
@@ -115,7 +115,7 @@ def _on_nothing(search: Search, found: Found, now_ms: int) -> Move:
 
 def _on_lease(search: Search, mark: LeaseMark) -> Move:
     if search.only_later and search.slot is Slot.VALUE:
-        # That call began before this search, and its result does not do: lead beside it.
+        # That call may have begun before this search, and then its result does not do: lead beside it.
         return LookAgain(search._replace(slot=Slot.REFRESH))
     return Follow(mark, search)
 

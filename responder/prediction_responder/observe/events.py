@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from prediction_responder.messages import Key, Outcome, Reply, Request
 from prediction_responder.observe.logs import logger
@@ -30,6 +31,22 @@ class Refreshed(StrEnum):
     DROPPED = "dropped"
 
 
+class Call(NamedTuple):
+    """One model call.
+
+    Args:
+        number: no other call of this process has it.
+        model: its name.
+        key: of the answer.
+        waiting: the requests that waited when it started; none for a refresh.
+    """
+
+    number: int
+    model: str
+    key: Key
+    waiting: Sequence[Request]
+
+
 class Observer:
     """Receives reports of what happened. What happens per request is reported per batch.
 
@@ -43,11 +60,11 @@ class Observer:
     def replied(self, replies: Sequence[Reply]) -> None:
         """A batch of replies was handed to the transport."""
 
-    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
-        """A model call started, for these requests; none for a refresh."""
+    def call_started(self, call: Call) -> None:
+        """A model call started."""
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
-        """A model call ended."""
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
+        """A model call that had started ended. One that a stop cut off does not."""
 
     def refreshed(self, model: str, ended: Refreshed) -> None:
         """A background refresh ended."""
@@ -78,11 +95,11 @@ class Observers(Observer):
     def replied(self, replies: Sequence[Reply]) -> None:
         self._each(lambda one: one.replied(replies))
 
-    def call_started(self, model: str, key: Key, waiting: Sequence[Request]) -> None:
-        self._each(lambda one: one.call_started(model, key, waiting))
+    def call_started(self, call: Call) -> None:
+        self._each(lambda one: one.call_started(call))
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
-        self._each(lambda one: one.call_ended(model, outcome))
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
+        self._each(lambda one: one.call_ended(call, outcome))
 
     def refreshed(self, model: str, ended: Refreshed) -> None:
         self._each(lambda one: one.refreshed(model, ended))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from prediction_responder.messages import Outcome, Reply, Request
-from prediction_responder.observe.events import Observer, Oddity, Refreshed
+from prediction_responder.observe.events import Call, Observer, Oddity, Refreshed
 from prediction_schemas import Code
 
 FATES = ("confirmed", "returned", "refused", "abandoned")
@@ -77,8 +77,9 @@ class Metrics(Observer):
                 self._counters[labels] = counter
             counter.inc(count)
 
-    def call_ended(self, model: str, outcome: Outcome) -> None:
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
         """Count one model call."""
+        model = call.model
         self._model_calls.labels(model, outcome.code.name if outcome.code else "ok").inc()
         self._model_seconds.labels(model).observe(outcome.duration_ms / 1000)
 
