@@ -22,8 +22,8 @@ class Crashed(Exception):
 def describe(error: BaseException) -> str:
     """An error in one line, even if it cannot be shown."""
     try:
-        return repr(error)
-    except Exception:  # noqa: BLE001 - its own `__repr__` fails
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # noqa: BLE001 - its own `__str__` fails
         return type(error).__name__
 
 
