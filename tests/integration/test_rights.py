@@ -150,6 +150,7 @@ async def test_every_normal_operation_works(deployment: Deployment, responder: R
         while not (after := await asyncio.to_thread(ports)) or after & before:  # until it has new ones
             pass
         await until(lambda: responder.probe("/readyz") == 200)
+        assert await shop.predict("oracle", {"number": 3}) == {"square": 9}  # its answer may have expired meanwhile
         assert (await shop.ask("oracle", {"number": 3})).cache_status.hit
 
 
