@@ -36,7 +36,7 @@ async def three(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
 
 
 async def test_a_question_reaches_all_and_their_answers_come_back(three: list[LeaseStore]) -> None:
-    """Whoever does not know the question says nothing; what is no question hurts nobody."""
+    """A replica that does not know the question does not answer. A message that is no question changes nothing."""
     one, other, operator = three
     Control(one, {"name": lambda: {"name": "one"}, "fail": lambda: {"no JSON": object()}})
     Control(other, {"name": lambda: {"name": "other"}})

@@ -58,8 +58,10 @@ async def settle() -> None:
 
 
 async def test_an_answer_found_before_an_invalidation_is_not_given_after_it() -> None:
-    """A flight's claim has found an answer, and its reply is still to come. The answer is invalidated. Who asks now
-    looks up faster than that reply comes, finds nothing, and must not join the flight."""
+    """A flight's claim has found an answer, and its reply is still to come. The answer is invalidated.
+
+    A request that comes now looks up faster than that reply comes, finds nothing, and must not join the flight.
+    """
     scene = Scene()
     await scene.build()
     await scene.shown(scene.other)  # so that the model has a generation

@@ -116,9 +116,22 @@ async def test_a_validator_that_looks_at_a_clock_is_found_at_the_next_miss(
     assert "input_changes" in caplog.text
 
 
+async def test_a_model_whose_validator_looks_at_a_clock_is_named_once_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not once for each of its inputs: requests must not fill the log."""
+    cities = ("Bern", "Basel", "Chur")
+    async with answering(forecast(ByValidator, ttl_s=0)) as client:
+        for day in (25, 26):
+            TODAY[0] = date(2026, 11, day)
+            for city in cities:
+                assert (await client.predict("forecast", {"city": city}))["day"] == f"2026-11-{day}"
+    assert [record.message.count("input_changes") for record in caplog.records].count(1) == 1
+
+
 @pytest.mark.parametrize("kind", [ByValidator, ByModelValidator])
 async def test_after_that_miss_every_such_request_is_read_anew(kind: type[BaseModel]) -> None:
-    """And no answer of one day is given for another, whoever asks."""
+    """The answer of one day is never given on another day."""
     house, model = House(), await served(forecast(kind, ttl_s=10))
     ask = asker(model)
 

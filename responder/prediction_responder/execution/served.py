@@ -173,8 +173,11 @@ class ServedModel:
         self._memo.forget(request.tenant, request.body)
         if len(self._changing) >= _CHANGING_KEPT:
             self._changing.clear()
+        if not self._changing:  # not for each body: requests must not fill the log
+            log.warning(
+                "input_changes", model=self.name, hint="a validator depends on the moment; see exclude_from_key"
+            )
         self._changing.add(blake2b(request.body, digest_size=16).digest())
-        log.warning("input_changes", model=self.name, hint="a validator depends on the moment; see exclude_from_key")
         return False
 
     def _identify(self, request: Request) -> Key:
